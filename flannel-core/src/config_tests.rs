@@ -1,0 +1,305 @@
+use super::*;
+
+const BACKEND: &str = r#""Backend":{"Type":"host-gw"}"#;
+
+/// The members, with a backend added.
+fn read_config(members: &str) -> Result<NetworkConfig, ConfigError> {
+    let comma = if members.is_empty() { "" } else { "," };
+    NetworkConfig::from_json(&format!("{{{members}{comma}{BACKEND}}}"))
+}
+
+fn cut_as(range: Option<Range>) -> String {
+    range.map_or_else(
+        || "none".to_owned(),
+        |range| {
+            format!(
+                "{} /{} {}..{}",
+                range.network, range.subnet_len, range.first, range.last
+            )
+        },
+    )
+}
+
+#[test]
+fn networks_are_cut_as_flannel_cuts_them() {
+    for (members, expected) in [
+        (r#""Network":"10.5.0.0/22""#, "10.5.0.0/22 /24 10.5.1.0..10.5.3.0"),
+        (
+            r#""Network":"10.5.0.0/23""#,
+            "10.5.0.0/23 /25 10.5.0.128..10.5.1.128",
+        ),
+        (
+            r#""Network":"10.5.0.0/24""#,
+            "10.5.0.0/24 /26 10.5.0.64..10.5.0.192",
+        ),
+        (
+            r#""Network":"10.5.0.0/28""#,
+            "10.5.0.0/28 /30 10.5.0.4..10.5.0.12",
+        ),
+        (
+            r#""Network":"255.255.0.0/16""#,
+            "255.255.0.0/16 /24 255.255.1.0..255.255.255.0",
+        ),
+        (
+            r#""Network":"10.5.3.4/16""#,
+            "10.5.0.0/16 /24 10.5.1.0..10.5.255.0",
+        ),
+        (
+            r#""Network":"10.5.0.0/16","SubnetMin":"10.5.0.0""#,
+            "10.5.0.0/16 /24 10.5.0.0..10.5.255.0",
+        ),
+        (
+            r#""Network":"10.3.0.0/16","SubnetMin":"10.3.5.0","SubnetMax":"10.3.8.0","SubnetLen":28"#,
+            "10.3.0.0/16 /28 10.3.5.0..10.3.8.0",
+        ),
+        (
+            r#""network":"10.5.0.0/16","NETWORK":"10.6.0.0/16""#,
+            "10.6.0.0/16 /24 10.6.1.0..10.6.255.0",
+        ),
+        (
+            r#""Network":"10.5.0.0/16","SubnetLen":null,"Other":[1]"#,
+            "10.5.0.0/16 /24 10.5.1.0..10.5.255.0",
+        ),
+        (
+            r#""Network":"10.5.0.0/16","SubnetMin":"0.0.0.0""#,
+            "10.5.0.0/16 /24 10.5.1.0..10.5.255.0",
+        ),
+    ] {
+        let config = read_config(members).unwrap_or_else(|error| panic!("{members}: {error}"));
+        assert_eq!(cut_as(config.ranges.v4), expected, "{members}");
+        assert_eq!(config.ranges.v6, None, "{members}");
+    }
+}
+
+#[test]
+fn ipv6_networks_are_cut_as_flannel_cuts_them() {
+    for (members, expected) in [
+        (
+            r#""IPv6Network":"fc00::/48""#,
+            "fc00::/48 /64 fc00:0:0:1::..fc00:0:0:ffff::",
+        ),
+        (
+            r#""IPv6Network":"fd00::/63""#,
+            "fd00::/63 /65 fd00::8000:0:0:0..fd00:0:0:1:8000::",
+        ),
+        (
+            r#""IPv6Network":"fc00::/48","IPv6SubnetMin":null"#,
+            "fc00::/48 /64 fc00:0:0:1::..fc00:0:0:ffff::",
+        ),
+        (
+            r#""ipv6network":"fc00::/48","IPv6SubnetLen":124,"IPv6SubnetMin":"fc00::10","IPv6SubnetMax":"fc00::f0""#,
+            "fc00::/48 /124 fc00::10..fc00::f0",
+        ),
+    ] {
+        let members = format!(r#""EnableIPv4":false,"enableIPv6":true,{members}"#);
+        let config = read_config(&members).unwrap_or_else(|error| panic!("{members}: {error}"));
+        assert_eq!(cut_as(config.ranges.v6), expected, "{members}");
+        assert_eq!(config.ranges.v4, None, "{members}");
+    }
+}
+
+#[test]
+fn what_flannel_refuses_is_refused_in_its_words() {
+    let v6 = |members: &str| format!(r#""EnableIPv4":false,"EnableIPv6":true,{members}"#);
+    for (members, expected) in [
+        (
+            String::new(),
+            "please define a correct Network parameter in the flannel config",
+        ),
+        (
+            r#""Network":"0.0.0.0/0""#.into(),
+            "please define a correct Network parameter in the flannel config",
+        ),
+        (
+            r#""Network":"10.5.0.0/16","SubnetLen":31"#.into(),
+            "SubnetLen must be less than /31",
+        ),
+        (
+            r#""Network":"10.5.0.0/16","SubnetLen":3000"#.into(),
+            "SubnetLen must be less than /31",
+        ),
+        (
+            r#""Network":"10.5.0.0/16","SubnetLen":17"#.into(),
+            "network must be able to accommodate at least four subnets",
+        ),
+        (
+            r#""Network":"10.5.0.0/30","SubnetLen":30"#.into(),
+            "network must be able to accommodate at least four subnets",
+        ),
+        (
+            r#""Network":"10.5.0.0/29""#.into(),
+            "network is too small. Minimum useful network prefix is /28",
+        ),
+        (
+            r#""Network":"10.5.0.0/16","SubnetMin":"10.6.1.0""#.into(),
+            "SubnetMin is not in the range of the Network",
+        ),
+        (
+            r#""Network":"10.5.0.0/16","SubnetMax":"10.6.1.0""#.into(),
+            "SubnetMax is not in the range of the Network",
+        ),
+        (
+            r#""Network":"10.5.0.0/16","SubnetMin":"10.5.1.128""#.into(),
+            "SubnetMin is not on a SubnetLen boundary: 10.5.1.128",
+        ),
+        (
+            r#""Network":"10.5.0.0/16","SubnetMax":"10.5.1.128""#.into(),
+            "SubnetMax is not on a SubnetLen boundary: 10.5.1.128",
+        ),
+        (
+            r#""Network":"10.05.0.0/16""#.into(),
+            "invalid CIDR address: 10.05.0.0/16",
+        ),
+        (r#""Network":5"#.into(), "invalid CIDR address: 5"),
+        (r#""Network":null"#.into(), "invalid CIDR address: null"),
+        (
+            r#""Network":"fd00::/48""#.into(),
+            "invalid IPv4 CIDR format: fd00::/48",
+        ),
+        (
+            r#""Network":"10.5.0.0/16","SubnetMin":null"#.into(),
+            "invalid IP address format: null",
+        ),
+        (
+            r#""Network":"10.5.0.0/16","SubnetMin":"fd00::""#.into(),
+            "invalid IPv4 address format: fd00::",
+        ),
+        (
+            v6(r#""IPv6Network":"10.5.0.0/16""#),
+            "invalid IPv6 CIDR format: 10.5.0.0/16",
+        ),
+        (
+            v6(r#""Network":"10.5.0.0/16""#),
+            "please define a correct IPv6Network parameter in the flannel config",
+        ),
+        (
+            v6(r#""IPv6Network":"fc00::/48","IPv6SubnetLen":127"#),
+            "SubnetLen must be less than /127",
+        ),
+        (
+            v6(r#""IPv6Network":"fc00::/48","IPv6SubnetLen":49"#),
+            "network must be able to accommodate at least four subnets",
+        ),
+        (
+            v6(r#""IPv6Network":"fc00::/125""#),
+            "IPv6Network is too small. Minimum useful network prefix is /124",
+        ),
+        (
+            v6(r#""IPv6Network":"fc00::/48","IPv6SubnetMin":"fd00::""#),
+            "IPv6SubnetMin is not in the range of the IPv6Network",
+        ),
+        (
+            v6(r#""IPv6Network":"fc00::/48","IPv6SubnetMax":"fd00::""#),
+            "IPv6SubnetMax is not in the range of the IPv6Network",
+        ),
+        (
+            v6(r#""IPv6Network":"fc00::/48","IPv6SubnetMin":"fc00::1""#),
+            "IPv6SubnetMin is not on a SubnetLen boundary: fc00::1",
+        ),
+        (
+            v6(r#""IPv6Network":"fc00::/48","IPv6SubnetMax":"fc00::1""#),
+            "IPv6SubnetMax is not on a SubnetLen boundary: fc00::1",
+        ),
+        (r#""EnableIPv4":false"#.into(), "none defined stack"),
+        (
+            r#""EnableIPv4":"true","Network":"10.5.0.0/16""#.into(),
+            r#"EnableIPv4 is "true", which is not true or false"#,
+        ),
+        (
+            r#""Network":"10.5.0.0/16","SubnetLen":24.0"#.into(),
+            "SubnetLen is 24.0, which is not a whole number",
+        ),
+        (
+            r#""Network":"10.5.0.0/16","SubnetLen":2.4e1"#.into(),
+            "SubnetLen is 2.4e1, which is not a whole number",
+        ),
+        (
+            r#""Network":"10.5.0.0/16","SubnetLen":"24""#.into(),
+            r#"SubnetLen is "24", which is not a whole number"#,
+        ),
+        (
+            r#""Network":"10.5.0.0/16","SubnetLen":-1"#.into(),
+            "SubnetLen is -1, which is not a whole number",
+        ),
+    ] {
+        let error = read_config(&members).expect_err(&members).to_string();
+        assert!(error.contains(expected), "{members}: {error}");
+    }
+}
+
+#[test]
+fn text_that_is_no_json_object_is_refused() {
+    for json in [
+        "",
+        "x",
+        "[]",
+        "7",
+        r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}} x"#,
+    ] {
+        assert!(
+            matches!(NetworkConfig::from_json(json), Err(ConfigError::NotJson(_))),
+            "{json:?}"
+        );
+    }
+    let error = NetworkConfig::from_json("null").unwrap_err().to_string();
+    assert!(error.contains("please define a correct Network"), "{error}");
+}
+
+#[test]
+fn the_backend_must_be_named_and_an_absent_one_is_refused_with_the_remedy() {
+    let read = |backend: &str| NetworkConfig::from_json(&format!(r#"{{"Network":"10.5.0.0/16"{backend}}}"#));
+    let error = read("").unwrap_err().to_string();
+    assert!(
+        error.contains(r#"add one, such as "Backend": {"Type": "host-gw"}"#),
+        "{error}"
+    );
+    for backend in [
+        r#","Backend":{}"#,
+        r#","Backend":null"#,
+        r#","Backend":7"#,
+        r#","Backend":{"Type":7}"#,
+    ] {
+        assert!(
+            matches!(read(backend), Err(ConfigError::Member { .. })),
+            "{backend}"
+        );
+    }
+    let config = read(r#","Backend":{"type":"HOST-GW","Other":1}"#).unwrap();
+    assert_eq!(config.backend.kind, "host-gw");
+    assert_eq!(config.backend.options.get(), r#"{"type":"HOST-GW","Other":1}"#);
+}
+
+#[test]
+fn subnet_min_above_subnet_max_leaves_nothing_to_give_out() {
+    let config =
+        read_config(r#""Network":"10.5.0.0/16","SubnetMin":"10.5.9.0","SubnetMax":"10.5.8.0""#).unwrap();
+    let range = config.ranges.v4.unwrap();
+    assert_eq!((range.count(), range.nth(0)), (0, None));
+}
+
+#[test]
+fn every_subnet_that_is_counted_is_given_out_and_no_other() {
+    let config = read_config(r#""Network":"10.5.0.0/24","SubnetLen":28"#).unwrap();
+    let range = config.ranges.v4.unwrap();
+    let all: Vec<IpNet> = (0..range.count()).filter_map(|index| range.nth(index)).collect();
+    assert_eq!(all.len(), 15);
+    assert!(all.iter().all(|net| range.gives_out(*net)));
+    for other in [
+        "10.5.0.0/28",
+        "10.5.0.16/29",
+        "10.5.1.0/28",
+        "10.5.0.17/28",
+        "fd00::/28",
+    ] {
+        assert!(!range.gives_out(other.parse().unwrap()), "{other}");
+    }
+}
+
+#[test]
+fn a_subnet_is_given_out_only_with_exactly_the_enabled_families() {
+    let dual = read_config(r#""Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00::/48""#).unwrap();
+    assert!(dual.gives_out(&"10.5.1.0/24,fd00:0:0:1::/64".parse().unwrap()));
+    assert!(!dual.gives_out(&"10.5.1.0/24".parse().unwrap()));
+    let v4 = read_config(r#""Network":"10.5.0.0/16""#).unwrap();
+    assert!(!v4.gives_out(&"10.5.1.0/24,fd00:0:0:1::/64".parse().unwrap()));
+}

@@ -1,0 +1,490 @@
+//! The loop that keeps the kernel equal to the leases.
+//!
+//! [`World`](world::World) knows everything and decides everything, without I/O; this file carries
+//! its wishes out and brings it the answers.
+
+mod options;
+mod pace;
+mod peers;
+mod reasons;
+mod reconciler;
+mod registrar;
+mod world;
+
+use std::future::{Future, pending};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_core::Stream;
+use futures_core::future::BoxFuture;
+use futures_core::stream::BoxStream;
+use futures_util::{FutureExt, StreamExt};
+use ipnet::IpNet;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+
+pub use options::Options;
+
+use crate::{
+    Applied, Backend, Changed, HostFacts, HostSource, KernelError, Lease, Object, Plan, RouteProgrammer,
+    Scope, Status, StoreError, StoreEvent, SubnetEnv, SubnetStore,
+};
+use pace::Backoff;
+use reconciler::Work;
+use registrar::Request;
+use world::World;
+
+/// Every request to the store is given up after this.
+const STORE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Every request to the kernel is given up after this.
+const KERNEL_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Events that are taken in before conclusions are drawn.
+const EVENTS_PER_PASS: usize = 4096;
+
+/// One host's part in one network: takes a lease, and keeps the kernel equal to what the other
+/// hosts' leases ask for.
+///
+/// Several engines can live in one process. Nothing is global; dropping the future of
+/// [`Engine::run`] stops everything, and leaves the kernel's state in place.
+///
+/// ```
+/// # async fn example(
+/// #     store: std::sync::Arc<dyn flannel_core::SubnetStore>,
+/// #     kernel: std::sync::Arc<flannel_core::testing::FakeKernel>,
+/// #     backend: Box<dyn flannel_core::Backend>,
+/// # ) -> Result<(), flannel_core::StoreError> {
+/// use flannel_core::{Engine, NodeId, Options};
+///
+/// let engine = Engine::new(store, kernel, vec![backend], Options::new(NodeId(7)));
+/// let handle = engine.handle();
+/// engine.run(std::future::pending()).await?;
+/// assert!(handle.status().is_ready());
+/// # Ok(()) }
+/// ```
+pub struct Engine {
+    store: Arc<dyn SubnetStore>,
+    programmer: Arc<dyn RouteProgrammer>,
+    host: Arc<dyn HostSource>,
+    world: World,
+    files: Files,
+    status: watch::Sender<Arc<Status>>,
+    audit: Arc<Notify>,
+}
+
+/// Looks at an [`Engine`] while it runs. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct EngineHandle {
+    status: watch::Receiver<Arc<Status>>,
+    audit: Arc<Notify>,
+}
+
+impl EngineHandle {
+    /// How the engine is doing.
+    #[must_use]
+    pub fn status(&self) -> Arc<Status> {
+        self.status.borrow().clone()
+    }
+
+    /// How it is doing now, and from now on. The stream ends with the engine; whoever reads slowly
+    /// gets the latest status, not every one.
+    pub fn statuses(&self) -> impl Stream<Item = Arc<Status>> + Send + use<> {
+        let mut status = self.status.clone();
+        status.mark_changed();
+        futures_util::stream::unfold(status, |mut status| async move {
+            status.changed().await.ok()?;
+            let latest = status.borrow_and_update().clone();
+            Some((latest, status))
+        })
+    }
+
+    /// Waits until a status is as asked; `None` when the engine has ended before.
+    pub async fn wait_for(&self, mut asked: impl FnMut(&Status) -> bool + Send) -> Option<Arc<Status>> {
+        let mut status = self.status.clone();
+        status
+            .wait_for(|status| asked(status))
+            .await
+            .ok()
+            .map(|status| status.clone())
+    }
+
+    /// Has the engine look at host and kernel now.
+    pub fn audit(&self) {
+        self.audit.notify_one();
+    }
+}
+
+impl Engine {
+    /// An engine over a store, a kernel and the backends that the network config can name.
+    pub fn new<K: RouteProgrammer + HostSource + 'static>(
+        store: Arc<dyn SubnetStore>,
+        kernel: Arc<K>,
+        backends: Vec<Box<dyn Backend>>,
+        options: Options,
+    ) -> Self {
+        let files = Files {
+            env_path: options.subnet_env.clone(),
+            networks_path: options.networks_file.clone(),
+            ..Files::default()
+        };
+        let world = World::new(options, backends, store.endpoints());
+        let status = watch::Sender::new(Arc::new(world.status()));
+        let audit = Arc::new(Notify::new());
+        Self {
+            store,
+            programmer: kernel.clone(),
+            host: kernel,
+            world,
+            files,
+            status,
+            audit,
+        }
+    }
+
+    /// Looks at the engine from elsewhere.
+    #[must_use]
+    pub fn handle(&self) -> EngineHandle {
+        EngineHandle {
+            status: self.status.subscribe(),
+            audit: self.audit.clone(),
+        }
+    }
+
+    /// Runs until `shutdown` completes. What can heal by itself is waited for. The data plane stays
+    /// as it is at the end: pods keep talking.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unusable`], when the store can never work as it is set up.
+    pub async fn run(mut self, shutdown: impl Future<Output = ()> + Send) -> Result<(), StoreError> {
+        let mut shutdown = std::pin::pin!(shutdown);
+        let mut io = Io::default();
+        loop {
+            let now = Instant::now();
+            self.world.conclude(now);
+            self.start(&mut io, now);
+            self.tell();
+            let wake = self.wake(&io);
+            // Renewal and shutdown come before events, so that a flood cannot starve them.
+            tokio::select! {
+                biased;
+                () = &mut shutdown => return Ok(()),
+                (request, answer) = answer(&mut io.request) => {
+                    self.world.answered(&request, answer, Instant::now());
+                }
+                () = until(wake) => {}
+                (result, started) = answer(&mut io.look) => self.world.looked(result, started, Instant::now()),
+                done = answer(&mut io.work) => match done {
+                    Done::Dumped(result, started) => self.world.dumped(result, started, Instant::now()),
+                    Done::Applied(plan, result) => self.world.applied(&plan, result, Instant::now()),
+                },
+                written = answer(&mut io.file) => {
+                    let problem = self.files.written(written, Instant::now());
+                    self.world.wrote(problem);
+                }
+                () = self.audit.notified() => self.world.audit(),
+                watched = answer(&mut io.watch) => match watched {
+                    Ok(events) => io.store_events = Some(events),
+                    Err(error @ StoreError::Unusable { .. }) => return Err(error),
+                    Err(error) => {
+                        self.world.store_failed(&error, Instant::now());
+                        io.watch_again = Some(Instant::now() + io.watch_backoff.next_delay());
+                    }
+                },
+                event = next(&mut io.kernel_events) => match event {
+                    None => io.kernel_events = None,
+                    Some(event) => {
+                        self.world.changed(event);
+                        for event in ready(&mut io.kernel_events) {
+                            self.world.changed(event);
+                        }
+                    }
+                },
+                event = next(&mut io.store_events) => match event {
+                    None => {
+                        io.store_events = None;
+                        io.watch_again = Some(Instant::now() + io.watch_backoff.next_delay());
+                    }
+                    Some(event) => {
+                        io.watch_backoff = Backoff::default();
+                        let now = Instant::now();
+                        self.world.store_event(event, now);
+                        for event in ready(&mut io.store_events) {
+                            self.world.store_event(event, now);
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    /// Starts whatever is to be done and is not being done yet.
+    fn start(&mut self, io: &mut Io, now: Instant) {
+        if io.store_events.is_none() && io.watch.is_none() && io.watch_again.is_none_or(|at| now >= at) {
+            let store = self.store.clone();
+            io.watch_again = None;
+            io.watch = Some(async move { in_time(store.watch()).await }.boxed());
+        }
+        self.watch_kernel(io, now);
+        if let Some(reach) = self.world.next_look(now) {
+            let host = self.host.clone();
+            io.look = Some(
+                async move {
+                    let facts = timeout(KERNEL_DEADLINE, host.facts(&reach)).await;
+                    (facts.unwrap_or_else(|_| Err(late("look at the host"))), now)
+                }
+                .boxed(),
+            );
+        }
+        if io.file.is_none()
+            && let Some(task) = self
+                .files
+                .next(self.world.subnet_env(), self.world.networks(), now)
+        {
+            io.file = Some(write(task).boxed());
+        }
+        if let Some(request) = self.world.next_request(now) {
+            let store = self.store.clone();
+            io.request = Some(async move { (request.clone(), ask(&*store, &request).await) }.boxed());
+        }
+        let may_write = self.files.networks_are_known();
+        if let Some(work) = may_write.then(|| self.world.next_work(now)).flatten() {
+            let scope = self.world.scope().cloned().unwrap_or_default();
+            io.work = Some(carry_out(self.programmer.clone(), scope, work, now).boxed());
+        }
+    }
+
+    /// Watches the kernel where the network is; the watch comes before the first dump.
+    fn watch_kernel(&mut self, io: &mut Io, now: Instant) {
+        let Some(scope) = self.world.scope() else { return };
+        let current = io.kernel_events.is_some() && io.kernel_scope.as_ref() == Some(scope);
+        if current || io.kernel_again.is_some_and(|at| now < at) {
+            return;
+        }
+        let scope = scope.clone();
+        match self.programmer.watch(&scope) {
+            Ok(events) => {
+                io.kernel_events = Some(events);
+                io.kernel_scope = Some(scope);
+                io.kernel_again = None;
+                io.kernel_backoff = Backoff::default();
+                self.world.watching(None);
+            }
+            Err(error) => {
+                io.kernel_again = Some(now + io.kernel_backoff.next_delay());
+                self.world.watching(Some(error.to_string()));
+            }
+        }
+        self.world.audit();
+    }
+
+    fn wake(&self, io: &Io) -> Option<Instant> {
+        let watch = io.watch_again.filter(|_| io.watch.is_none());
+        [self.world.wake(), watch, io.kernel_again, self.files.wake()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn tell(&self) {
+        let mut status = self.world.status();
+        status.settled &= self.files.env_is_written(self.world.subnet_env());
+        self.status.send_if_modified(|told| {
+            let news = **told != status;
+            if news {
+                *told = Arc::new(status);
+            }
+            news
+        });
+    }
+}
+
+/// What is under way: at most one thing of each kind.
+#[derive(Default)]
+struct Io {
+    watch: Slot<Result<BoxStream<'static, StoreEvent>, StoreError>>,
+    watch_again: Option<Instant>,
+    watch_backoff: Backoff,
+    store_events: Option<BoxStream<'static, StoreEvent>>,
+    kernel_events: Option<BoxStream<'static, Changed>>,
+    kernel_scope: Option<Scope>,
+    kernel_again: Option<Instant>,
+    kernel_backoff: Backoff,
+    request: Slot<(Request, Result<Option<Lease>, StoreError>)>,
+    look: Slot<(Result<HostFacts, KernelError>, Instant)>,
+    work: Slot<Done>,
+    file: Slot<Written>,
+}
+
+type Slot<T> = Option<BoxFuture<'static, T>>;
+
+enum Done {
+    Dumped(Result<Vec<Object>, KernelError>, Instant),
+    Applied(Plan, Result<Applied, KernelError>),
+}
+
+/// The files that say what the engine has come to.
+#[derive(Debug, Default)]
+struct Files {
+    env_path: Option<PathBuf>,
+    env: Option<SubnetEnv>,
+    networks_path: Option<PathBuf>,
+    networks: Option<Vec<IpNet>>,
+    backoff: Backoff,
+    not_before: Option<Instant>,
+}
+
+enum File {
+    Env(PathBuf, SubnetEnv),
+    Networks(PathBuf, Vec<IpNet>),
+}
+
+type Written = (File, Result<(), String>);
+
+impl Files {
+    /// What is to be written now.
+    fn next(&mut self, env: Option<SubnetEnv>, networks: Option<Vec<IpNet>>, now: Instant) -> Option<File> {
+        if self.not_before.is_some_and(|at| now < at) {
+            return None;
+        }
+        self.not_before = None;
+        let networks = networks.filter(|networks| self.networks.as_ref() != Some(networks));
+        if let (Some(path), Some(networks)) = (&self.networks_path, networks) {
+            return Some(File::Networks(path.clone(), networks));
+        }
+        let env = env.filter(|env| self.env.as_ref() != Some(env));
+        Some(File::Env(self.env_path.clone()?, env?))
+    }
+
+    /// What came of it; the answer is what is wrong, if anything.
+    fn written(&mut self, (file, result): Written, now: Instant) -> Option<String> {
+        if let Err(problem) = result {
+            self.not_before = Some(now + self.backoff.next_delay());
+            return Some(problem);
+        }
+        self.backoff = Backoff::default();
+        self.not_before = None;
+        match file {
+            File::Env(path, env) => {
+                tracing::info!(file = %path.display(), subnet = ?env.subnet(), mtu = env.mtu, "subnet file written");
+                self.env = Some(env);
+            }
+            File::Networks(_, networks) => self.networks = Some(networks),
+        }
+        None
+    }
+
+    fn env_is_written(&self, wanted: Option<SubnetEnv>) -> bool {
+        self.env_path.is_none() || self.env.is_some() && self.env == wanted
+    }
+
+    /// Where routes go is remembered before the first one is made.
+    const fn networks_are_known(&self) -> bool {
+        self.networks_path.is_none() || self.networks.is_some()
+    }
+
+    const fn wake(&self) -> Option<Instant> {
+        self.not_before
+    }
+}
+
+async fn write(file: File) -> Written {
+    let task = tokio::task::spawn_blocking(move || {
+        let result = match &file {
+            File::Env(path, env) => env.write(path).map_err(|error| error.to_string()),
+            File::Networks(path, networks) => crate::state_dir::remember_networks(path, networks)
+                .map_err(|error| format!("cannot write {}: {error}", path.display())),
+        };
+        (file, result)
+    });
+    match task.await {
+        Ok(written) => written,
+        // Only a runtime that is shutting down cancels it.
+        Err(_) => pending().await,
+    }
+}
+
+async fn ask(store: &dyn SubnetStore, request: &Request) -> Result<Option<Lease>, StoreError> {
+    match request {
+        Request::Claim { subnet, seen, attrs } => in_time(store.claim(*subnet, seen.as_ref(), attrs))
+            .await
+            .map(Some),
+        Request::Keep { own, attrs } => in_time(store.keep(own, attrs)).await.map(Some),
+        Request::Release(lease) => in_time(store.release(lease)).await.map(|()| None),
+    }
+}
+
+async fn in_time<T>(request: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    timeout(STORE_DEADLINE, request).await.unwrap_or_else(|_| {
+        let source = format!("no answer within {STORE_DEADLINE:?}").into();
+        Err(StoreError::Unavailable {
+            doing: "reach the store".to_owned(),
+            source,
+        })
+    })
+}
+
+async fn carry_out(programmer: Arc<dyn RouteProgrammer>, scope: Scope, work: Work, started: Instant) -> Done {
+    match work {
+        Work::Dump => {
+            let dumped = timeout(KERNEL_DEADLINE, programmer.dump(&scope)).await;
+            Done::Dumped(dumped.unwrap_or_else(|_| Err(late("list the routes"))), started)
+        }
+        Work::Apply(plan) => {
+            let applied = timeout(KERNEL_DEADLINE, programmer.apply(&plan)).await;
+            let applied = applied.unwrap_or_else(|_| Err(late("change the routes")));
+            Done::Applied(plan, applied)
+        }
+    }
+}
+
+const fn late(doing: &'static str) -> KernelError {
+    KernelError::Deadline {
+        doing,
+        deadline: KERNEL_DEADLINE,
+    }
+}
+
+/// Completes when what is under way does; never when nothing is.
+async fn answer<T>(slot: &mut Slot<T>) -> T {
+    let Some(future) = slot else {
+        return pending().await;
+    };
+    let answer = future.await;
+    *slot = None;
+    answer
+}
+
+async fn next<T>(stream: &mut Option<BoxStream<'static, T>>) -> Option<T> {
+    match stream {
+        Some(stream) => stream.next().await,
+        None => pending().await,
+    }
+}
+
+/// What else is there already, within limits.
+fn ready<T>(stream: &mut Option<BoxStream<'static, T>>) -> impl Iterator<Item = T> {
+    let events = std::iter::from_fn(|| stream.as_mut()?.next().now_or_never().flatten());
+    events.take(EVENTS_PER_PASS)
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => pending().await,
+    }
+}
+
+/// Addresses that the uplink rules ask the kernel about.
+impl crate::UplinkOptions {
+    pub(crate) fn reach(&self) -> Vec<IpAddr> {
+        let reach = self.rules.iter().filter_map(|rule| match rule {
+            crate::UplinkRule::CanReach(address) => Some(*address),
+            _ => None,
+        });
+        reach.collect()
+    }
+}

@@ -1,0 +1,246 @@
+//! The other hosts: which leases there are, which of them are peers, and what each asks for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::reconciler::Reconciler;
+use crate::{Admission, Backend, Context, Desired, Lease, Leases, NodeId, ObjectId, Refusal, SubnetKey};
+
+/// How long a lease that a wiped or cut-off store no longer shows is kept for.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// What a lease comes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Verdict {
+    /// A peer, and the objects that it asks for.
+    Peer(BTreeSet<ObjectId>),
+    /// No peer.
+    Refused(Refusal),
+    /// A peer for which the backend can do nothing.
+    Skipped(String),
+    /// A lease of another backend: no fault of anybody's.
+    Elsewhere,
+}
+
+/// Every lease that the store has, and what is made of each.
+#[derive(Debug, Default)]
+pub(super) struct Peers {
+    leases: Leases,
+    // Absent from the last snapshot, and kept until then all the same.
+    kept: BTreeMap<SubnetKey, Instant>,
+    verdicts: BTreeMap<SubnetKey, Verdict>,
+    owners: BTreeMap<ObjectId, SubnetKey>,
+    dirty: BTreeSet<SubnetKey>,
+    /// Counts of verdicts, so that a status costs nothing.
+    pub(super) admitted: usize,
+    pub(super) refused: usize,
+    /// Changes whenever `leases` does.
+    pub(super) generation: u64,
+}
+
+impl Peers {
+    pub(super) const fn leases(&self) -> &Leases {
+        &self.leases
+    }
+
+    /// Whose object it is.
+    pub(super) fn owner(&self, id: &ObjectId) -> Option<SubnetKey> {
+        self.owners.get(id).copied()
+    }
+
+    /// Whether exactly this prefix is a subnet of a peer.
+    pub(super) fn is_subnet(&self, net: ipnet::IpNet) -> bool {
+        self.leases.overlapping_net(net).any(|lease| {
+            lease.subnet.nets().any(|own| own == net)
+                && matches!(self.verdicts.get(&lease.subnet), Some(Verdict::Peer(_)))
+        })
+    }
+
+    /// Whether a part of this prefix is a peer's.
+    pub(super) fn overlaps_peer(&self, net: ipnet::IpNet) -> bool {
+        let mut overlapping = self.leases.overlapping_net(net);
+        overlapping.any(|lease| matches!(self.verdicts.get(&lease.subnet), Some(Verdict::Peer(_))))
+    }
+
+    /// A lease is there, or is different.
+    pub(super) fn put(&mut self, lease: Lease) {
+        let subnet = lease.subnet;
+        self.kept.remove(&subnet);
+        // Whoever is here now has taken the place of what is only remembered.
+        let overlapped = |other: &&SubnetKey| other.overlaps(&subnet);
+        let displaced: Vec<SubnetKey> = self.kept.keys().filter(overlapped).copied().collect();
+        for other in displaced {
+            self.delete(&other);
+        }
+        let (attrs, created) = (lease.attrs.clone(), lease.created);
+        let before = self.leases.insert(lease);
+        self.generation += 1;
+        if before.is_none_or(|before| before.attrs != attrs || before.created != created) {
+            self.mark(subnet);
+        }
+    }
+
+    /// A lease is gone.
+    pub(super) fn delete(&mut self, subnet: &SubnetKey) {
+        self.kept.remove(subnet);
+        if self.leases.remove(subnet).is_some() {
+            self.generation += 1;
+            self.mark(*subnet);
+        }
+    }
+
+    /// Every lease there is. What is absent goes at once, unless the store may merely have
+    /// `forgotten` it. Our own (`me`) go always: they are to be taken anew.
+    pub(super) fn snapshot(&mut self, leases: Vec<Lease>, forgotten: bool, me: NodeId, now: Instant) {
+        let present: BTreeSet<SubnetKey> = leases.iter().map(|lease| lease.subnet).collect();
+        let absent: Vec<(SubnetKey, bool)> = self
+            .leases
+            .iter()
+            .filter(|lease| !present.contains(&lease.subnet))
+            .map(|lease| (lease.subnet, lease.attrs.node == Some(me)))
+            .collect();
+        for (subnet, ours) in &absent {
+            if *ours || !forgotten && !self.kept.contains_key(subnet) {
+                self.delete(subnet);
+            } else {
+                self.kept.entry(*subnet).or_insert(now + GRACE);
+            }
+        }
+        if forgotten && !absent.is_empty() {
+            warn!(
+                leases = absent.len(),
+                seconds = GRACE.as_secs(),
+                "the store no longer shows leases that it had; keeping their routes for a while"
+            );
+        }
+        for lease in leases {
+            self.put(lease);
+        }
+    }
+
+    /// Lets go of what was kept long enough.
+    pub(super) fn let_go(&mut self, now: Instant) {
+        let due: Vec<SubnetKey> = self
+            .kept
+            .iter()
+            .filter(|(_, until)| **until <= now)
+            .map(|(subnet, _)| *subnet)
+            .collect();
+        for subnet in due {
+            warn!(%subnet, "the lease did not come back; letting its routes go");
+            self.delete(&subnet);
+        }
+    }
+
+    /// When [`Peers::let_go`] has something to do.
+    pub(super) fn wake(&self) -> Option<Instant> {
+        self.kept.values().min().copied()
+    }
+
+    /// Everything is to be looked at anew: the host, our own lease or the config changed.
+    pub(super) fn mark_all(&mut self) {
+        self.dirty.extend(self.leases.iter().map(|lease| lease.subnet));
+        self.dirty.extend(self.verdicts.keys());
+    }
+
+    /// Asks the reconciler for what the marked leases ask for. Costs what is marked.
+    pub(super) fn plan(
+        &mut self,
+        admission: &Admission<'_>,
+        backend: &dyn Backend,
+        context: &Context<'_>,
+        reconciler: &mut Reconciler,
+    ) {
+        for subnet in std::mem::take(&mut self.dirty) {
+            let (verdict, desired) = self.judge(&subnet, admission, backend, context);
+            let before = match self.verdicts.get(&subnet) {
+                Some(Verdict::Peer(objects)) => objects.clone(),
+                _ => BTreeSet::new(),
+            };
+            let after = desired.into_state();
+            for id in before.iter().filter(|id| !after.contains_key(id)) {
+                // Another peer may have come to own it meanwhile.
+                if self.owners.get(id) == Some(&subnet) {
+                    self.owners.remove(id);
+                    reconciler.set_want(*id, None);
+                }
+            }
+            for (id, object) in after {
+                self.owners.insert(id, subnet);
+                reconciler.set_want(id, Some(object));
+            }
+            self.record(subnet, verdict);
+        }
+    }
+
+    fn judge(
+        &self,
+        subnet: &SubnetKey,
+        admission: &Admission<'_>,
+        backend: &dyn Backend,
+        context: &Context<'_>,
+    ) -> (Option<Verdict>, Desired) {
+        let mut desired = Desired::default();
+        let Some(lease) = self
+            .leases
+            .get(subnet)
+            .filter(|lease| lease.subnet != admission.own)
+        else {
+            return (None, desired);
+        };
+        let verdict = match admission.admit(lease, &self.leases) {
+            Err(Refusal::Backend(_)) => Verdict::Elsewhere,
+            Err(refusal) => Verdict::Refused(refusal),
+            Ok(()) => match backend.peer(context, lease, &mut desired) {
+                Ok(()) => {
+                    if admission.is_cut_differently(lease) && !self.verdicts.contains_key(subnet) {
+                        warn!(%subnet, "the lease has another subnet length than the network config");
+                    }
+                    Verdict::Peer(desired.clone().into_state().into_keys().collect())
+                }
+                Err(skip) => {
+                    desired = Desired::default();
+                    Verdict::Skipped(skip.0)
+                }
+            },
+        };
+        (Some(verdict), desired)
+    }
+
+    fn record(&mut self, subnet: SubnetKey, verdict: Option<Verdict>) {
+        let before = self.verdicts.remove(&subnet);
+        let admitted = |verdict: &Option<Verdict>| matches!(verdict, Some(Verdict::Peer(_)));
+        let refused =
+            |verdict: &Option<Verdict>| matches!(verdict, Some(Verdict::Refused(_) | Verdict::Skipped(_)));
+        self.admitted = self.admitted + usize::from(admitted(&verdict)) - usize::from(admitted(&before));
+        self.refused = self.refused + usize::from(refused(&verdict)) - usize::from(refused(&before));
+        if before != verdict {
+            match &verdict {
+                Some(Verdict::Refused(reason)) => warn!(%subnet, %reason, "lease refused"),
+                Some(Verdict::Skipped(reason)) => warn!(%subnet, %reason, "lease skipped"),
+                Some(Verdict::Elsewhere) => info!(%subnet, "lease of another backend left alone"),
+                Some(Verdict::Peer(_)) | None => {}
+            }
+        }
+        if let Some(verdict) = verdict {
+            self.verdicts.insert(subnet, verdict);
+        }
+    }
+
+    /// A lease changed: so may the standing of those that share addresses with it, and with them.
+    fn mark(&mut self, subnet: SubnetKey) {
+        let mut reached = vec![subnet];
+        let mut seen = BTreeSet::from([subnet]);
+        while let Some(subnet) = reached.pop() {
+            self.dirty.insert(subnet);
+            for other in self.leases.overlapping(&subnet) {
+                if seen.insert(other.subnet) {
+                    reached.push(other.subnet);
+                }
+            }
+        }
+    }
+}

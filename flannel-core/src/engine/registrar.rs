@@ -1,0 +1,377 @@
+//! Our own lease: found, taken, kept. No I/O: it says what to ask of the store, and is told the
+//! answer.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use super::pace::Backoff;
+use crate::{
+    Choice, Identity, Lease, LeaseAttrs, Leases, NetworkConfig, NodeId, PerFamily, Protected, StoreError,
+    SubnetKey, TakeOver, Unavailable, Wish, choose,
+};
+
+/// A lease is renewed when this part of its life is left, or the margin if that is less.
+const RENEW_AT: u32 = 3;
+
+/// Former addresses of ours that are remembered.
+const PUBLISHED: usize = 16;
+
+/// What to ask of the store.
+#[derive(Debug, Clone)]
+pub(super) enum Request {
+    Claim {
+        subnet: SubnetKey,
+        seen: Option<Lease>,
+        attrs: LeaseAttrs,
+    },
+    Keep {
+        own: Lease,
+        attrs: LeaseAttrs,
+    },
+    Release(Lease),
+}
+
+/// What the registrar goes by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct View<'a> {
+    pub(super) config: &'a NetworkConfig,
+    pub(super) leases: &'a Leases,
+    pub(super) generation: u64,
+    pub(super) public: PerFamily<IpAddr>,
+    pub(super) attrs: &'a LeaseAttrs,
+    pub(super) protected: &'a Protected,
+}
+
+#[derive(Debug)]
+pub(super) struct Registrar {
+    node: NodeId,
+    margin: Duration,
+    own: Option<Lease>,
+    /// What this process held last.
+    held: Option<SubnetKey>,
+    /// The life that the store gave the lease when last renewed.
+    life: Option<Duration>,
+    lost: bool,
+    /// Addresses that this process has published: a value that carries one is an old one of ours.
+    published: Vec<PerFamily<IpAddr>>,
+    wish: Wish,
+    waiting: Option<Unavailable>,
+    /// The leases at which `waiting` was found.
+    considered: Option<u64>,
+    leftovers: Vec<Lease>,
+    backoff: Backoff,
+    not_before: Option<Instant>,
+    in_flight: bool,
+    trouble: Option<String>,
+}
+
+impl Registrar {
+    pub(super) fn new(node: NodeId, margin: Duration, wish: Wish) -> Self {
+        Self {
+            node,
+            margin,
+            own: None,
+            held: None,
+            life: None,
+            lost: false,
+            published: Vec::new(),
+            wish,
+            waiting: None,
+            considered: None,
+            leftovers: Vec::new(),
+            backoff: Backoff::default(),
+            not_before: None,
+            in_flight: false,
+            trouble: None,
+        }
+    }
+
+    /// The lease that is ours.
+    pub(super) const fn own(&self) -> Option<&Lease> {
+        self.own.as_ref()
+    }
+
+    /// What keeps us from a lease, or from renewing it.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.waiting
+            .as_ref()
+            .map(ToString::to_string)
+            .or_else(|| self.trouble.clone())
+    }
+
+    /// The life of our lease from renewal to expiry.
+    pub(super) const fn life(&self) -> Option<Duration> {
+        self.life
+    }
+
+    /// The store is being heard from again: no reason to wait any longer.
+    pub(super) fn store_is_back(&mut self) {
+        if self.trouble.is_some() {
+            self.backoff = Backoff::default();
+            self.not_before = None;
+        }
+    }
+
+    /// Config or host changed: what could not be had may be had now.
+    pub(super) const fn reconsider(&mut self) {
+        self.considered = None;
+    }
+
+    /// What the store has under our subnet changed: `now_there` is what it is.
+    pub(super) fn observe(&mut self, subnet: &SubnetKey, now_there: Option<&Lease>) {
+        self.wish.taken.remove(subnet);
+        let Some(own) = &self.own else { return };
+        if own.subnet != *subnet {
+            // A claim whose answer was lost, after which another subnet was taken.
+            let leftover = now_there
+                .filter(|lease| self.is_leftover(lease, own.subnet, own.attrs.public))
+                .cloned();
+            self.leftovers.extend(leftover);
+            return;
+        }
+        match now_there {
+            None => {
+                warn!(%subnet, "our lease was removed; taking it again");
+                self.let_go();
+            }
+            Some(lease) if lease.attrs.node == own.attrs.node && lease.attrs.public == own.attrs.public => {
+                // A late event may carry less life than the renewal that overtook it.
+                let expires = lease.expires.map(|at| own.expires.map_or(at, |own| at.max(own)));
+                self.adopt(Lease {
+                    expires,
+                    ..lease.clone()
+                });
+            }
+            Some(lease)
+                if lease.attrs.node == own.attrs.node && self.published.contains(&lease.attrs.public) =>
+            {
+                info!(%subnet, "our lease carries a former address of ours; telling the others");
+                self.let_go();
+            }
+            Some(lease) => {
+                self.lost |= lease.attrs.node.is_some() || lease.attrs.public != own.attrs.public;
+                error!(
+                    %subnet,
+                    holder = ?lease.attrs.public,
+                    "our lease is now another's; taking another subnet"
+                );
+                self.let_go();
+            }
+        }
+    }
+
+    /// What to ask now, if anything.
+    pub(super) fn next(&mut self, view: View<'_>, now: Instant) -> Option<Request> {
+        if self.in_flight || self.not_before.is_some_and(|at| now < at) {
+            return None;
+        }
+        self.not_before = None;
+        let request = match &self.own {
+            Some(own) if self.due(own, view.attrs, now) => {
+                let attrs = LeaseAttrs {
+                    unknown: own.attrs.unknown.clone(),
+                    ..view.attrs.clone()
+                };
+                Some(Request::Keep {
+                    own: own.clone(),
+                    attrs,
+                })
+            }
+            Some(_) => self.leftovers.pop().map(Request::Release),
+            None => self.find(view, now),
+        };
+        self.in_flight = request.is_some();
+        request
+    }
+
+    /// When [`Registrar::next`] may have something to do without anything happening before.
+    pub(super) fn wake(&self) -> Option<Instant> {
+        if self.in_flight {
+            return None;
+        }
+        let renewal = self.own.as_ref().and_then(|own| self.renewal(own));
+        match (self.not_before, renewal) {
+            (Some(not_before), Some(renewal)) => Some(renewal.max(not_before)),
+            (not_before, renewal) => not_before.or(renewal),
+        }
+    }
+
+    /// The store's answer.
+    pub(super) fn done(
+        &mut self,
+        request: &Request,
+        result: Result<Option<Lease>, StoreError>,
+        now: Instant,
+    ) {
+        self.in_flight = false;
+        self.not_before = None;
+        match (request, result) {
+            (_, Ok(lease)) => {
+                self.backoff = Backoff::default();
+                self.trouble = None;
+                if let Some(lease) = lease {
+                    if self.own.as_ref().is_none_or(|own| own.subnet != lease.subnet) {
+                        info!(subnet = %lease.subnet, "lease acquired");
+                    }
+                    self.life = lease.expires.map(|at| at.saturating_duration_since(now));
+                    self.adopt(lease);
+                }
+            }
+            (Request::Claim { subnet, seen, .. }, Err(StoreError::Taken { .. })) => {
+                if seen.is_none() {
+                    // Its lease has not been seen yet; the next choice is another.
+                    self.wish.taken.insert(*subnet);
+                    self.wish.seed = self.wish.seed.wrapping_add(1);
+                } else {
+                    self.retry(now);
+                }
+                self.considered = None;
+            }
+            (Request::Keep { own, .. }, Err(StoreError::LeaseLost { .. })) => {
+                warn!(subnet = %own.subnet, "our lease is gone; taking it again if it is free");
+                self.let_go();
+                self.retry(now);
+            }
+            (Request::Release(_), Err(error)) => warn!(%error, "a lease left over was not released"),
+            (_, Err(error)) => {
+                let text = error.to_string();
+                if self.trouble.as_ref() != Some(&text) {
+                    warn!(%error, "the store did not do it; trying again");
+                }
+                self.trouble = Some(text);
+                self.retry(now);
+            }
+        }
+    }
+
+    fn retry(&mut self, now: Instant) {
+        self.not_before = Some(now + self.backoff.next_delay());
+    }
+
+    fn due(&self, own: &Lease, attrs: &LeaseAttrs, now: Instant) -> bool {
+        let published = LeaseAttrs {
+            unknown: Vec::new(),
+            ..own.attrs.clone()
+        };
+        published != *attrs || self.renewal(own).is_some_and(|at| now >= at)
+    }
+
+    fn renewal(&self, own: &Lease) -> Option<Instant> {
+        let expires = own.expires?;
+        let life = self.life.unwrap_or(Duration::MAX);
+        let left = self.margin.min(life / RENEW_AT);
+        Some(expires.checked_sub(left).unwrap_or(expires))
+    }
+
+    fn adopt(&mut self, lease: Lease) {
+        self.waiting = None;
+        self.wish.taken = BTreeSet::new();
+        self.wish.previous = Some(lease.subnet);
+        self.held = Some(lease.subnet);
+        if !self.published.contains(&lease.attrs.public) {
+            self.published.truncate(PUBLISHED - 1);
+            self.published.insert(0, lease.attrs.public);
+        }
+        self.own = Some(lease);
+    }
+
+    fn let_go(&mut self) {
+        self.own = None;
+        self.considered = None;
+    }
+
+    fn find(&mut self, view: View<'_>, now: Instant) -> Option<Request> {
+        // Nothing has changed since there was nothing to be had.
+        if self.considered == Some(view.generation) {
+            return None;
+        }
+        self.waiting = None;
+        let successor = self.held.and_then(|subnet| view.leases.get(&subnet));
+        self.lost |= successor.is_some_and(|lease| {
+            lease.attrs.node.is_some_and(|node| node != self.node) && lease.attrs.public != view.public
+        });
+        let me = Identity {
+            node: self.node,
+            public: view.public,
+            lost: self.lost,
+        };
+        let attrs = view.attrs.clone();
+        match choose(view.config, view.leases, &me, &self.wish, view.protected) {
+            Choice::Keep(lease) => {
+                info!(subnet = %lease.subnet, "lease found, keeping it");
+                self.life = self
+                    .life
+                    .or_else(|| lease.expires.map(|at| at.saturating_duration_since(now)));
+                self.leftovers = self.leftovers(view, lease.subnet);
+                let due = self.due(&lease, &attrs, now);
+                self.adopt(lease.clone());
+                due.then_some(Request::Keep { own: lease, attrs })
+            }
+            Choice::TakeOver { lease, why } => {
+                let subnet = lease.subnet;
+                match why {
+                    TakeOver::Readdressed => info!(%subnet, "our address changed; telling the others"),
+                    TakeOver::Unnamed => {
+                        info!(%subnet, "lease written by flannel for our address; taking it over")
+                    }
+                    TakeOver::StateLost => warn!(
+                        %subnet,
+                        former = ?lease.attrs.node,
+                        "a lease with our address carries another node id, as after the loss of the state \
+                         directory; taking it over"
+                    ),
+                }
+                self.leftovers = self.leftovers(view, subnet);
+                let attrs = LeaseAttrs {
+                    unknown: lease.attrs.unknown.clone(),
+                    ..attrs
+                };
+                Some(Request::Claim {
+                    subnet,
+                    seen: Some(lease),
+                    attrs,
+                })
+            }
+            Choice::Create(subnet) => {
+                self.leftovers = self.leftovers(view, subnet);
+                Some(Request::Claim {
+                    subnet,
+                    seen: None,
+                    attrs,
+                })
+            }
+            Choice::Wait(unavailable) => {
+                self.considered = Some(view.generation);
+                self.waiting = Some(unavailable);
+                if !self.wish.taken.is_empty() {
+                    // Claims of others that were never seen may have come to nothing.
+                    self.wish.taken.clear();
+                    self.considered = None;
+                    self.retry(now);
+                }
+                None
+            }
+        }
+    }
+
+    /// Leases of this very host that it does not use: after a change of the network, or a claim
+    /// whose answer was lost. Those with its id and an address that it never had are a twin's.
+    fn leftovers(&self, view: View<'_>, held: SubnetKey) -> Vec<Lease> {
+        view.leases
+            .iter()
+            .filter(|lease| self.is_leftover(lease, held, view.public))
+            .cloned()
+            .collect()
+    }
+
+    fn is_leftover(&self, lease: &Lease, held: SubnetKey, public: PerFamily<IpAddr>) -> bool {
+        let address = lease.attrs.public;
+        lease.subnet != held
+            && lease.attrs.node == Some(self.node)
+            && (address == public || self.published.contains(&address))
+    }
+}

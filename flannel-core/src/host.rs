@@ -1,0 +1,173 @@
+//! Facts about the host, as values.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use ipnet::IpNet;
+
+use crate::{DeviceName, Family, KernelError, Uplink};
+
+/// Where facts about the host come from. That they changed is announced by
+/// [`Changed::Host`](crate::Changed::Host).
+#[async_trait]
+pub trait HostSource: Send + Sync {
+    /// The host as it is now; `reach` are the addresses for which [`HostFacts::reached`] is asked.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError`], when the kernel gave no whole answer.
+    async fn facts(&self, reach: &[IpAddr]) -> Result<HostFacts, KernelError>;
+}
+
+/// Links, addresses, default routes and resolvers of a host.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HostFacts {
+    /// Every device, ordered by index.
+    pub links: Vec<Link>,
+    /// The default routes of table main, the preferred one (lowest metric) of each family first.
+    pub default_routes: Vec<DefaultRoute>,
+    /// The name servers of `/etc/resolv.conf`.
+    pub resolvers: Vec<IpAddr>,
+    /// By which device and source address the kernel reaches the addresses that were asked for.
+    pub reached: BTreeMap<IpAddr, Reached>,
+}
+
+/// A network device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Its name.
+    pub name: DeviceName,
+    /// Its index, which a device that is made again under the same name does not keep.
+    pub index: u32,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// Whether it is up (`IFF_UP`).
+    pub up: bool,
+    /// Whether it is the loopback device.
+    pub loopback: bool,
+    /// Its addresses in the kernel's order.
+    pub addresses: Vec<LinkAddress>,
+}
+
+/// An address of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkAddress {
+    /// The address with the length of its on-link prefix.
+    pub net: IpNet,
+    /// Not to be used for new connections: deprecated, or not yet or never confirmed to be the only
+    /// one (`IFA_F_DEPRECATED`, `IFA_F_TENTATIVE`, `IFA_F_DADFAILED`).
+    pub unusable: bool,
+    /// Lives until somebody removes it (`IFA_F_PERMANENT`).
+    pub permanent: bool,
+    /// A privacy address (`IFA_F_TEMPORARY`, which is IPv4's `IFA_F_SECONDARY`).
+    pub temporary: bool,
+}
+
+/// A default route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DefaultRoute {
+    /// Of which family.
+    pub family: Family,
+    /// Out of which device.
+    pub device: DeviceName,
+    /// To which host; `None` when everything is on the link.
+    pub gateway: Option<IpAddr>,
+    /// Its priority: lower wins.
+    pub metric: u32,
+}
+
+/// The kernel's answer to a route look-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reached {
+    /// Out of which device.
+    pub device: DeviceName,
+    /// From which address.
+    pub source: Option<IpAddr>,
+}
+
+impl HostFacts {
+    /// The device of this name.
+    #[must_use]
+    pub fn link(&self, name: &DeviceName) -> Option<&Link> {
+        self.links.iter().find(|link| link.name == *name)
+    }
+
+    /// Every address that others could use, in no particular order but a stable one.
+    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
+        let all = self.links.iter().flat_map(|link| &link.addresses);
+        let mut all: Vec<IpAddr> = all
+            .filter(|own| !crate::ownership::is_link_local(own.net))
+            .map(|own| own.net.addr())
+            .collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// Whether the address is this host's own.
+    #[must_use]
+    pub fn owns(&self, address: IpAddr) -> bool {
+        self.links
+            .iter()
+            .any(|link| link.addresses.iter().any(|own| own.net.addr() == address))
+    }
+}
+
+/// The host as backends see it: rebuilt whenever a fact changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// The way to the other hosts.
+    pub uplink: Uplink,
+    /// Everything else.
+    pub facts: Arc<HostFacts>,
+}
+
+/// Prefixes that no lease may cover a part of, since the host would lose them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Protected(Vec<(IpNet, String)>);
+
+impl Protected {
+    /// The uplink's networks, the default gateways, the resolvers and the store's endpoints.
+    /// Addresses of the host itself need no protection: it reaches them whatever the routes say.
+    #[must_use]
+    pub fn of(host: &Host, endpoints: &[IpAddr]) -> Self {
+        let mut all = Vec::new();
+        let device = host.uplink.device;
+        if let Some(link) = host.facts.link(&device) {
+            for address in &link.addresses {
+                let net = address.net.trunc();
+                if !crate::ownership::is_link_local(net) {
+                    all.push((net, format!("the network {net} of {device}")));
+                }
+            }
+        }
+        let gateways = host.facts.default_routes.iter().filter_map(|route| route.gateway);
+        let resolvers = host.facts.resolvers.iter().copied();
+        let named = gateways
+            .map(|address| (address, "the default gateway"))
+            .chain(resolvers.map(|address| (address, "the resolver")))
+            .chain(endpoints.iter().map(|address| (*address, "the store's endpoint")));
+        for (address, what) in named {
+            if !address.is_loopback() && !host.facts.owns(address) {
+                all.push((IpNet::from(address), format!("{what} {address}")));
+            }
+        }
+        Self(all)
+    }
+
+    /// All of them.
+    pub(crate) fn nets(&self) -> impl Iterator<Item = IpNet> {
+        self.0.iter().map(|(net, _)| *net)
+    }
+
+    /// What `net` covers a part of, in words.
+    #[must_use]
+    pub fn hit(&self, net: IpNet) -> Option<&str> {
+        let hit = self
+            .0
+            .iter()
+            .find(|(protected, _)| crate::subnet::overlap(*protected, net));
+        hit.map(|(_, what)| what.as_str())
+    }
+}

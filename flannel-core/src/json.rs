@@ -1,0 +1,63 @@
+//! JSON objects as Go's `encoding/json` reads them: names match whatever their case, the last
+//! duplicate wins, unknown members are no error. The bytes of a member that is not ours are kept.
+
+use std::fmt;
+
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+/// The members of one object in the order in which they stand, each value as it was written.
+#[derive(Debug, Default)]
+pub(crate) struct Members(Vec<(String, Box<RawValue>)>);
+
+impl Members {
+    /// Takes out the member `name`: the last one, as Go does.
+    pub(crate) fn take(&mut self, name: &str) -> Option<Box<RawValue>> {
+        let mut found = None;
+        self.0.retain_mut(|(key, value)| {
+            let ours = key.eq_ignore_ascii_case(name);
+            if ours {
+                found = Some(std::mem::take(value));
+            }
+            !ours
+        });
+        found
+    }
+
+    /// What nobody took.
+    pub(crate) fn rest(self) -> Vec<(String, Box<RawValue>)> {
+        self.0
+    }
+}
+
+/// `null` leaves a Go variable as it was.
+pub(crate) fn is_null(value: &RawValue) -> bool {
+    value.get() == "null"
+}
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = Members;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+
+            fn visit_unit<E>(self) -> Result<Members, E> {
+                Ok(Members::default())
+            }
+        }
+        deserializer.deserialize_any(Read)
+    }
+}

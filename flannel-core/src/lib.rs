@@ -1,0 +1,46 @@
+#![doc = include_str!("../README.md")]
+
+mod admit;
+mod backend;
+mod choose;
+mod config;
+mod device;
+mod engine;
+mod family;
+mod host;
+mod json;
+mod kernel;
+mod lease;
+mod object;
+mod ownership;
+mod plan;
+mod state_dir;
+mod status;
+mod store;
+mod subnet;
+mod subnet_env;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+mod uplink;
+
+pub use admit::{Admission, Refusal};
+pub use backend::{Backend, BackendError, Context, Desired, Published, Skip};
+pub use choose::{Choice, Identity, TakeOver, Unavailable, Wish, choose};
+pub use config::{BackendConfig, ConfigError, NetworkConfig, Range};
+pub use device::{DeviceName, DeviceNameError};
+pub use engine::{Engine, EngineHandle, Options};
+pub use family::{Family, PerFamily};
+pub use host::{DefaultRoute, Host, HostFacts, HostSource, Link, LinkAddress, Protected, Reached};
+pub use kernel::{Applied, Changed, KernelError, OpError, OpErrorKind, RouteProgrammer, Scope};
+pub use lease::{Lease, LeaseAttrs, LeaseValueError, Leases, NodeId, NodeIdError, Token};
+pub use object::{
+    Hop, Hops, Object, ObjectId, PROTOCOL_BOOT, PROTOCOL_KERNEL, Route, RouteId, RouteKind, State,
+};
+pub use ownership::{Conflict, DEFAULT_PROTOCOL, Effect, Owner, Ownership};
+pub use plan::{Op, Plan, diff};
+pub use state_dir::{StateDir, StateDirError};
+pub use status::{Failure, LeaseStatus, PeerCounts, Reason, Status};
+pub use store::{Gap, StoreError, StoreEvent, SubnetStore};
+pub use subnet::{SubnetKey, SubnetKeyError};
+pub use subnet_env::{SubnetEnv, SubnetEnvError};
+pub use uplink::{Pattern, Uplink, UplinkError, UplinkOptions, UplinkRule, choose_uplink};
