@@ -1,0 +1,239 @@
+//! What the kernel announces, as [`Changed`].
+
+use std::collections::VecDeque;
+use std::io;
+use std::time::Duration;
+
+use flannel_core::{Changed, KernelError, Object, Scope};
+use futures_util::stream::{BoxStream, StreamExt, unfold};
+use netlink_packet_core::DecodeError;
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, setsockopt, sockopt};
+use tokio::runtime::Handle;
+
+use crate::link::{self, Names};
+use crate::namespace::Namespace;
+use crate::reply::{Message, messages};
+use crate::socket::RECEIVE_LEN;
+use crate::{Netlink, route};
+
+/// `RTNLGRP_LINK`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV6_IFADDR`, `_IPV6_ROUTE` in
+/// `linux/rtnetlink.h`.
+const GROUPS: [u32; 5] = [1, 5, 7, 9, 11];
+
+/// Room for some thousands of announcements that nobody has read yet.
+const BUFFER_LEN: usize = 4 << 20;
+
+/// How many datagrams are read before what they say is handed on.
+const READ_AT_ONCE: usize = 128;
+
+/// The pause after an error that reading again may meet at once.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// `RTM_*` in `linux/rtnetlink.h`.
+const NEW_LINK: u16 = 16;
+const DEL_LINK: u16 = 17;
+const NEW_ADDRESS: u16 = 20;
+const DEL_ADDRESS: u16 = 21;
+const NEW_ROUTE: u16 = 24;
+const DEL_ROUTE: u16 = 25;
+
+/// Subscribes, and makes a stream of what comes.
+pub(crate) fn watch(netlink: Netlink, scope: Scope) -> Result<BoxStream<'static, Changed>, KernelError> {
+    let system = |source| KernelError::System {
+        doing: "subscribe to the kernel's announcements",
+        source,
+    };
+    let watch = Watch {
+        socket: subscribe(netlink.namespace()).map_err(system)?,
+        reader: Reader {
+            scope,
+            own_port: netlink.port(),
+            names: Names::default(),
+        },
+        netlink,
+        names_known: false,
+        overrun: false,
+        buffer: Vec::with_capacity(RECEIVE_LEN),
+        ready: VecDeque::new(),
+    };
+    Ok(unfold(watch, async |mut watch| Some((watch.next().await, watch))).boxed())
+}
+
+fn subscribe(namespace: &Namespace) -> io::Result<TokioSocket> {
+    let runtime = Handle::try_current().map_err(io::Error::other)?;
+    let mut socket = namespace.within(move || {
+        let _context = runtime.enter();
+        TokioSocket::new(NETLINK_ROUTE)
+    })?;
+    let socket_ref = socket.socket_ref();
+    // Beyond the system's limit, which takes CAP_NET_ADMIN; without it, as much as there is.
+    if setsockopt(socket_ref, sockopt::RcvBufForce, &BUFFER_LEN).is_err() {
+        setsockopt(socket_ref, sockopt::RcvBuf, &BUFFER_LEN)?;
+    }
+    socket.socket_mut().bind(&SocketAddr::new(0, 0))?;
+    for group in GROUPS {
+        socket.socket_ref().add_membership(group)?;
+    }
+    Ok(socket)
+}
+
+struct Watch {
+    socket: TokioSocket,
+    netlink: Netlink,
+    reader: Reader,
+    names_known: bool,
+    /// Announcements are being lost: what still comes is thrown away.
+    overrun: bool,
+    buffer: Vec<u8>,
+    /// Read and not yet handed on: what [`READ_AT_ONCE`] datagrams said.
+    ready: VecDeque<Changed>,
+}
+
+impl Watch {
+    async fn next(&mut self) -> Changed {
+        loop {
+            if let Some(changed) = self.ready.pop_front() {
+                return changed;
+            }
+            if !self.names_known {
+                self.learn_names().await;
+            } else if let Err(error) = self.read().await {
+                tracing::warn!(%error, "cannot read the kernel's announcements; trying again");
+                self.push(Changed::Overrun);
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+
+    /// Announcements name devices by index. Those of links keep the names current.
+    async fn learn_names(&mut self) {
+        self.names_known = true;
+        match self.netlink.names().await {
+            Ok(names) => self.reader.names = names,
+            // Routes with the wrong device look changed, so that somebody looks.
+            Err(error) => {
+                tracing::debug!(%error, "announcements will lack names of devices");
+                self.push(Changed::Overrun);
+            }
+        }
+    }
+
+    /// Waits for announcements and takes those that are there.
+    async fn read(&mut self) -> io::Result<()> {
+        self.buffer.clear();
+        let mut received = self.socket.recv_from(&mut self.buffer).await;
+        for _ in 0..READ_AT_ONCE {
+            self.take(received)?;
+            self.buffer.clear();
+            let socket = self.socket.socket_ref();
+            received = match socket.recv_from(&mut self.buffer, MsgFlags::MSG_DONTWAIT.bits()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.caught_up();
+                    return Ok(());
+                }
+                received => received.map(|(_, sender)| sender),
+            };
+        }
+        self.take(received)
+    }
+
+    /// Makes sense of what was received. Of a datagram that was longer than the buffer, the last
+    /// message is longer than the rest.
+    fn take(&mut self, received: io::Result<SocketAddr>) -> io::Result<()> {
+        match received {
+            // Any process may send to any port; the kernel's is 0.
+            Ok(sender) if sender.port_number() == 0 && !self.overrun => {
+                let ready = &mut self.ready;
+                self.reader.read(&self.buffer, |changed| push(ready, changed));
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => self.overrun = true,
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Nothing more is waiting. The kernel goes on losing announcements until then, without a further
+    /// word; whoever looked earlier would miss something.
+    fn caught_up(&mut self) {
+        if std::mem::take(&mut self.overrun) {
+            self.push(Changed::Overrun);
+            self.names_known = false;
+        }
+    }
+
+    fn push(&mut self, changed: Changed) {
+        push(&mut self.ready, changed);
+    }
+}
+
+/// Something that is only a reason to look again need not be said twice in a row.
+fn push(ready: &mut VecDeque<Changed>, changed: Changed) {
+    let said = matches!(changed, Changed::Host | Changed::Overrun) && ready.back() == Some(&changed);
+    if !said {
+        ready.push_back(changed);
+    }
+}
+
+/// Makes sense of announcements. Pure.
+struct Reader {
+    scope: Scope,
+    /// What we changed ourselves is known.
+    own_port: u32,
+    names: Names,
+}
+
+impl Reader {
+    fn read(&mut self, datagram: &[u8], mut tell: impl FnMut(Changed)) {
+        for message in messages(datagram) {
+            let read = message.and_then(|message| self.read_one(&message, &mut tell));
+            if let Err(error) = read {
+                tracing::debug!(%error, "an announcement that makes no sense");
+                tell(Changed::Overrun);
+            }
+        }
+    }
+
+    fn read_one(&mut self, message: &Message<'_>, tell: &mut impl FnMut(Changed)) -> Result<(), DecodeError> {
+        if message.port == self.own_port {
+            return Ok(());
+        }
+        match message.kind {
+            NEW_LINK | DEL_LINK => {
+                match link::decode(message.payload)? {
+                    Some(link) if message.kind == NEW_LINK => self.names.put(&link),
+                    Some(link) => self.names.remove(&link),
+                    None => {}
+                }
+                tell(Changed::Host);
+            }
+            NEW_ADDRESS | DEL_ADDRESS => tell(Changed::Host),
+            NEW_ROUTE | DEL_ROUTE => {
+                let Some(seen) = route::decode(message.payload)?.filter(route::SeenRoute::is_entry) else {
+                    return Ok(());
+                };
+                if seen.is_default() {
+                    tell(Changed::Host);
+                }
+                if self.scope.covers(seen.id.destination) {
+                    let object = Object::from(seen.named(&self.names));
+                    tell(if message.kind == NEW_ROUTE {
+                        Changed::Appeared(object)
+                    } else {
+                        Changed::Vanished(object)
+                    });
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[path = "watch_tests.rs"]
+mod tests;

@@ -1,0 +1,12 @@
+//! `Netlink` against the real kernel, each test in a network namespace of its own. Run as root.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a failed step of a test is a failed test"
+)]
+
+mod contract;
+mod namespace;
+mod programming;
+mod reading;
+mod watching;
