@@ -1,0 +1,34 @@
+#![doc = include_str!("../README.md")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the one crate that runs programs, waits in real time and reads its environment"
+)]
+
+mod daemon;
+mod error;
+mod host;
+mod monitor;
+mod namespace;
+mod ping;
+mod pod;
+mod program;
+mod route;
+mod store;
+mod subnet_env;
+mod sweep;
+mod topology;
+mod wait;
+
+pub use daemon::{Daemon, DaemonOptions};
+pub use error::LabError;
+pub use host::{Host, UPLINK};
+pub use monitor::{RouteEvent, RouteMonitor};
+pub use namespace::Namespace;
+pub use nix::sys::signal::Signal;
+pub use ping::{PingReport, Pinger, ping};
+pub use pod::{POD_BRIDGE, Pod};
+pub use route::{BOOT, Family, KERNEL, RouteLine, STATIC, UNICAST};
+pub use store::LeaseFile;
+pub use subnet_env::SubnetEnv;
+pub use topology::{Families, Lab, MAX_HOSTS, Options, WIRE_V4, WIRE_V6};
+pub use wait::{Condition, wait_until};
