@@ -1,0 +1,172 @@
+//! The command line: flannel's flags and `FLANNELD_*` variables in, domain values out.
+//!
+//! **Pure**: arguments and environment come in as parameters, and a refusal is a value that says how the
+//! process should end. The grammar is that of Go's `flag` package, which flannel uses; where Go shrugs
+//! (arguments left over, bad values in the environment) this refuses.
+
+mod command_line;
+mod missing;
+mod table;
+#[cfg(test)]
+mod tests;
+mod usage;
+mod value;
+
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use flannel_core::SubnetKey;
+use regex::Regex;
+
+use crate::logging::LogOptions;
+use command_line::Given;
+
+/// What the daemon was told to do.
+#[derive(Debug, Clone)]
+pub struct Flags {
+    /// `--store`: where the network's config and leases are.
+    pub store: StoreUrl,
+    /// `--state-dir`: holds what must outlive a restart.
+    pub state_dir: PathBuf,
+    /// `--subnet-file`: the `subnet.env` that other programs read.
+    pub subnet_file: PathBuf,
+    /// `--subnet`: take this subnet or none.
+    pub pinned_subnet: Option<SubnetKey>,
+    /// `--route-protocol`: the protocol number that marks our routes, 5 to 255 (`RTPROT_*` in
+    /// `linux/rtnetlink.h`).
+    pub route_protocol: u8,
+    /// `--subnet-lease-renew-margin`: renew the lease when no more than this is left of it; 1 to 1439 minutes.
+    pub renew_margin: Duration,
+    /// How the uplink is found, and the addresses under which other hosts reach it.
+    pub uplink: UplinkFlags,
+    /// `-v` and `--log-format`.
+    pub log: LogOptions,
+}
+
+/// How the interface towards the other hosts is chosen, tried in the order of the fields; with none of the
+/// first three given it follows from the public address or the default route.
+#[derive(Debug, Clone)]
+pub struct UplinkFlags {
+    /// `--iface`, repeatable: a name or an address, in order; never empty strings.
+    pub iface: Vec<String>,
+    /// `--iface-regex`, repeatable: matched unanchored against addresses, then names.
+    pub iface_regex: Vec<Regex>,
+    /// `--iface-can-reach`: the interface that the kernel routes this address through.
+    pub can_reach: Option<IpAddr>,
+    /// `--public-ip`: the IPv4 address to publish instead of the interface's.
+    pub public_ip: Option<Ipv4Addr>,
+    /// `--public-ipv6`: the IPv6 address to publish instead of the interface's.
+    pub public_ipv6: Option<Ipv6Addr>,
+}
+
+/// Which store, as `--store` names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StoreUrl {
+    /// `file:///DIRECTORY`: one file per lease; an absolute path without `.`, `..` or doubled slashes.
+    File(PathBuf),
+}
+
+/// A command line that was understood.
+#[derive(Debug, Clone)]
+pub struct Parsed {
+    /// What it says.
+    pub flags: Flags,
+    /// What its author should know, to be logged once.
+    pub notes: Vec<Note>,
+}
+
+/// Something accepted that has no effect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    /// flannel does this unless told otherwise; here it is not there yet.
+    DefaultNotThere {
+        /// The flag's name, without dashes.
+        flag: &'static str,
+        /// flannel's default for it.
+        default: &'static str,
+        /// What is not there.
+        feature: &'static str,
+    },
+    /// The flag was given, and means nothing here.
+    Ignored {
+        /// The flag's name, without dashes.
+        flag: &'static str,
+    },
+}
+
+/// Why the process ends before it began. Displays as what to print.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// `--help`: the usage text, for standard output.
+    #[error("{0}")]
+    Help(String),
+    /// `--version`: the version, for standard output.
+    #[error("{0}")]
+    Version(String),
+    /// Not understood: an unknown flag, an unparsable value, an argument left over. One line.
+    #[error("{0}")]
+    Misuse(String),
+    /// Understood, and cannot be: out of range, or its feature is not there yet. One line.
+    #[error("{0}")]
+    Unacceptable(String),
+}
+
+impl Flags {
+    /// Reads the arguments (without the program's own name), then the variables of the flags that were not
+    /// given (`FLANNELD_IFACE` for `--iface`; an empty one counts as unset).
+    pub fn parse(
+        args: impl IntoIterator<Item = OsString>,
+        env: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<Parsed, Refusal> {
+        let given = Given::read(args, env)?;
+        missing::refuse_what_is_not_there(&given)?;
+        Ok(Parsed {
+            flags: value::flags(&given)?,
+            notes: missing::notes(&given),
+        })
+    }
+}
+
+impl Note {
+    /// Writes the note to the log.
+    pub fn log(&self) {
+        match self {
+            Self::DefaultNotThere {
+                flag,
+                default,
+                feature,
+            } => {
+                tracing::info!(
+                    flag = format!("--{flag}={default}"),
+                    "{feature}: not there yet, flannel's default has no effect"
+                );
+            }
+            Self::Ignored { flag } => {
+                tracing::warn!(
+                    flag = format!("--{flag}"),
+                    "flag has no effect, use -v or the variable RUST_LOG"
+                );
+            }
+        }
+    }
+}
+
+impl Refusal {
+    /// 0 for what was asked for, 1 for what cannot be, 2 for misuse. (flannel exits 0 on misuse, so that a
+    /// supervisor takes it for success.)
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Help(_) | Self::Version(_) => 0,
+            Self::Unacceptable(_) => 1,
+            Self::Misuse(_) => 2,
+        }
+    }
+
+    /// Whether it is an answer rather than a complaint.
+    pub fn to_stdout(&self) -> bool {
+        matches!(self, Self::Help(_) | Self::Version(_))
+    }
+}

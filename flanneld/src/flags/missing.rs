@@ -1,0 +1,80 @@
+//! Flags of flannel whose feature is not there yet.
+
+use std::collections::BTreeMap;
+
+use super::command_line::{Given, Value};
+use super::table::{Feature, FlagSpec, Kind, STORE, STORE_EXAMPLE, Support, TABLE};
+use super::value::{boolean, integer};
+use super::{Note, Refusal};
+
+/// Refuses, in one line, every flag that asks for a feature that is not there. Values are not shown: some are
+/// secrets.
+pub(super) fn refuse_what_is_not_there(given: &Given) -> Result<(), Refusal> {
+    let mut asked: BTreeMap<Feature, Vec<String>> = BTreeMap::new();
+    for spec in TABLE {
+        let (Support::Missing(feature) | Support::MissingButDefault(feature)) = spec.support else {
+            continue;
+        };
+        if let Some(value) = given
+            .values(spec.name)
+            .next_back()
+            .filter(|value| !turns_off(spec, value))
+        {
+            asked.entry(feature).or_default().push(value.written_as());
+        }
+    }
+    if !asked.is_empty() {
+        let each: Vec<String> = asked
+            .into_iter()
+            .map(|(feature, flags)| {
+                format!(
+                    "{} (needs {}; {})",
+                    flags.join(", "),
+                    feature.name(),
+                    feature.remedy()
+                )
+            })
+            .collect();
+        return Err(Refusal::Unacceptable(format!(
+            "not there yet: {}",
+            each.join("; ")
+        )));
+    }
+    if given
+        .values(STORE)
+        .next_back()
+        .is_none_or(|store| store.text().is_empty())
+    {
+        return Err(Refusal::Unacceptable(format!(
+            "no --{STORE} given, and flannel's default, etcd, is not there yet: give --{STORE}={STORE_EXAMPLE}"
+        )));
+    }
+    Ok(())
+}
+
+/// What has no effect though flannel would act on it.
+pub(super) fn notes(given: &Given) -> Vec<Note> {
+    TABLE
+        .iter()
+        .filter_map(|spec| {
+            let is_given = given.values(spec.name).next().is_some();
+            match spec.support {
+                Support::MissingButDefault(feature) if !is_given => Some(Note::DefaultNotThere {
+                    flag: spec.name,
+                    default: spec.default,
+                    feature: feature.name(),
+                }),
+                Support::Ignored if is_given => Some(Note::Ignored { flag: spec.name }),
+                _ => None,
+            }
+        })
+        .collect()
+}
+
+fn turns_off(spec: &FlagSpec, value: &Value<'_>) -> bool {
+    match spec.kind {
+        Kind::Bool => boolean(value.text()) == Some(false),
+        Kind::Int | Kind::Decimal => integer(value.text()).is_some_and(|number| number <= 0),
+        Kind::Text | Kind::List => value.text().is_empty(),
+    }
+}

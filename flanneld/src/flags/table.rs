@@ -1,0 +1,157 @@
+//! Every flag, once: name, type, default, help, and whether what it steers is there.
+//!
+//! **Nothing else in the crate spells a flag's default or help text**; names that the code reads values by are
+//! the constants below.
+
+pub(super) const IFACE: &str = "iface";
+pub(super) const IFACE_CAN_REACH: &str = "iface-can-reach";
+pub(super) const IFACE_REGEX: &str = "iface-regex";
+pub(super) const LOG_FORMAT: &str = "log-format";
+pub(super) const PUBLIC_IP: &str = "public-ip";
+pub(super) const PUBLIC_IPV6: &str = "public-ipv6";
+pub(super) const ROUTE_PROTOCOL: &str = "route-protocol";
+pub(super) const STATE_DIR: &str = "state-dir";
+pub(super) const STORE: &str = "store";
+pub(super) const SUBNET: &str = "subnet";
+pub(super) const SUBNET_FILE: &str = "subnet-file";
+pub(super) const SUBNET_LEASE_RENEW_MARGIN: &str = "subnet-lease-renew-margin";
+pub(super) const VERBOSITY: &str = "v";
+pub(super) const VERSION: &str = "version";
+
+/// The value of `--store` that remedies recommend.
+pub(super) const STORE_EXAMPLE: &str = "file:///var/lib/flannel/net";
+
+/// One flag.
+#[derive(Debug)]
+pub(super) struct FlagSpec {
+    /// Without dashes.
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    /// As it would be written on a command line; empty is none.
+    pub(super) default: &'static str,
+    pub(super) help: &'static str,
+    pub(super) support: Support,
+}
+
+/// What a flag's value is, as Go's `flag` package reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// May stand without a value, which means true.
+    Bool,
+    /// The base follows from the prefix.
+    Int,
+    /// Decimal, 32 bits (klog's levels).
+    Decimal,
+    Text,
+    /// May be repeated.
+    List,
+}
+
+/// Whether what a flag steers is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Support {
+    Ready,
+    /// Accepted for flannel's sake, without effect.
+    Ignored,
+    /// Refused, unless the value turns the feature off.
+    Missing(Feature),
+    /// Likewise; and as flannel has it on by default, its absence is worth a note.
+    MissingButDefault(Feature),
+}
+
+/// What is not there yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Feature {
+    Etcd,
+    Kubernetes,
+    Rules,
+    Blackhole,
+    Health,
+}
+
+impl Feature {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Etcd => "the etcd store",
+            Self::Kubernetes => "the Kubernetes store",
+            Self::Rules => "masquerade and forward rules",
+            Self::Blackhole => "the blackhole route",
+            Self::Health => "the health endpoints",
+        }
+    }
+
+    pub(super) fn remedy(self) -> String {
+        match self {
+            Self::Etcd | Self::Kubernetes => format!("give --{STORE}={STORE_EXAMPLE} instead"),
+            Self::Rules => "leave it out and make the rules by other means".to_owned(),
+            Self::Blackhole | Self::Health => "leave it out".to_owned(),
+        }
+    }
+}
+
+const fn flag(
+    name: &'static str,
+    kind: Kind,
+    default: &'static str,
+    support: Support,
+    help: &'static str,
+) -> FlagSpec {
+    FlagSpec {
+        name,
+        kind,
+        default,
+        help,
+        support,
+    }
+}
+
+use Feature::{Blackhole, Etcd, Health, Kubernetes, Rules};
+use Kind::{Bool, Decimal, Int, List, Text};
+use Support::{Ignored, Missing, MissingButDefault, Ready};
+
+/// Sorted by name. The names, types and defaults are those of flannel v0.28, but for `log-format`,
+/// `route-protocol`, `state-dir`, `store` and `subnet`, which it does not have.
+#[rustfmt::skip]
+pub(super) static TABLE: &[FlagSpec] = &[
+    flag("etcd-cafile", Text, "", Missing(Etcd), "certificate authority of the etcd servers"),
+    flag("etcd-certfile", Text, "", Missing(Etcd), "client certificate for etcd"),
+    flag("etcd-endpoints", Text, "http://127.0.0.1:4001,http://127.0.0.1:2379", Missing(Etcd), "etcd servers, separated by commas"),
+    flag("etcd-keyfile", Text, "", Missing(Etcd), "key of the client certificate for etcd"),
+    flag("etcd-password", Text, "", Missing(Etcd), "password for etcd"),
+    flag("etcd-prefix", Text, "/coreos.com/network", Missing(Etcd), "prefix of the network's keys in etcd"),
+    flag("etcd-username", Text, "", Missing(Etcd), "user name for etcd"),
+    flag("healthz-ip", Text, "0.0.0.0", Missing(Health), "address of the health endpoints"),
+    flag("healthz-port", Int, "0", Missing(Health), "port of the health endpoints, 0 for none"),
+    flag(IFACE, List, "", Ready, "uplink by name or address; repeat it for alternatives, tried in order"),
+    flag(IFACE_CAN_REACH, Text, "", Ready, "uplink is where the kernel routes this address"),
+    flag(IFACE_REGEX, List, "", Ready, "uplink by a regular expression that matches one of its addresses or its name; repeatable"),
+    flag("ip-blackhole-route", Bool, "false", Missing(Blackhole), "add a blackhole route for the own subnet"),
+    flag("ip-masq", Bool, "false", Missing(Rules), "masquerade traffic that leaves the network"),
+    flag("ip-masq-fully-random-disable", Bool, "false", Missing(Rules), "masquerade without fully random ports"),
+    flag("iptables-forward-rules", Bool, "true", MissingButDefault(Rules), "accept forwarded traffic of the network"),
+    flag("iptables-resync", Int, "5", Missing(Rules), "seconds between two looks at the rules"),
+    flag("kube-annotation-prefix", Text, "flannel.alpha.coreos.com", Missing(Kubernetes), "prefix of the node annotations"),
+    flag("kube-api-url", Text, "", Missing(Kubernetes), "Kubernetes API server, instead of the kubeconfig's"),
+    flag("kube-subnet-mgr", Bool, "false", Missing(Kubernetes), "take the subnet from the Kubernetes node"),
+    flag("kubeconfig-file", Text, "", Missing(Kubernetes), "kubeconfig file"),
+    flag(LOG_FORMAT, Text, "text", Ready, "text or json"),
+    flag("log_backtrace_at", Text, ":0", Ignored, "accepted, has no effect"),
+    flag("net-config-path", Text, "/etc/kube-flannel/net-conf.json", Missing(Kubernetes), "network config beside the Kubernetes store"),
+    flag(PUBLIC_IP, Text, "", Ready, "IPv4 address under which other hosts reach this one; finds the uplink too if no --iface flag is given"),
+    flag(PUBLIC_IPV6, Text, "", Ready, "IPv6 address under which other hosts reach this one"),
+    flag(ROUTE_PROTOCOL, Int, "70", Ready, "protocol number that marks the routes as ours, 5 to 255"),
+    flag("set-node-network-unavailable", Bool, "true", Missing(Kubernetes), "clear the node's NetworkUnavailable condition"),
+    flag(STATE_DIR, Text, "/var/lib/flannel", Ready, "directory for what must outlive a restart"),
+    flag(STORE, Text, "", Ready, "where the network's config and leases are: file:///DIRECTORY"),
+    flag(SUBNET, Text, "", Ready, "take this subnet and no other: an IPv4 or IPv6 CIDR, or one of each with a comma"),
+    flag(SUBNET_FILE, Text, "/run/flannel/subnet.env", Ready, "file that tells other programs the subnet and the MTU"),
+    flag(SUBNET_LEASE_RENEW_MARGIN, Int, "60", Ready, "minutes before its end at which the lease is renewed, 1 to 1439"),
+    flag(VERBOSITY, Decimal, "0", Ready, "verbosity: 0 info, 1 debug, 2 trace; the variable RUST_LOG overrides it"),
+    flag(VERSION, Bool, "false", Ready, "print the version and exit"),
+    flag("vmodule", Text, "", Ignored, "accepted, has no effect"),
+];
+
+/// The flag of that name.
+pub(super) fn find(name: &str) -> Option<&'static FlagSpec> {
+    TABLE.iter().find(|spec| spec.name == name)
+}

@@ -1,0 +1,48 @@
+//! What `--help` and `--version` print.
+
+use std::fmt::Write;
+
+use super::command_line::variable;
+use super::table::{Kind, Support, TABLE, VERSION};
+
+/// Every flag by name, with its variable, default and whether it is there.
+pub(super) fn help() -> String {
+    let mut text = "Usage: flanneld [OPTION]...\n\n\
+        One dash or two; --name=value or --name value, but booleans only --name or --name=false.\n\
+        A flag that is not given is taken from the variable beside it, if that is not empty.\n"
+        .to_owned();
+    for spec in TABLE {
+        let kind = match spec.kind {
+            Kind::Bool => "",
+            Kind::Int | Kind::Decimal => " INT",
+            Kind::Text => " TEXT",
+            Kind::List => " TEXT, repeatable",
+        };
+        let variable = if spec.name == VERSION {
+            String::new()
+        } else {
+            format!("  [{}]", variable(spec))
+        };
+        let default = if spec.default.is_empty() {
+            String::new()
+        } else {
+            format!(" (default {})", spec.default)
+        };
+        let missing = match spec.support {
+            Support::Missing(_) | Support::MissingButDefault(_) => " (not there yet)",
+            Support::Ready | Support::Ignored => "",
+        };
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
+            "\n  --{}{kind}{variable}\n        {}{default}{missing}",
+            spec.name, spec.help
+        );
+    }
+    text
+}
+
+/// In the form of flannel's release tags.
+pub(super) fn version() -> String {
+    concat!("v", env!("CARGO_PKG_VERSION")).to_owned()
+}
