@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 
 use crate::object::PROTOCOL_BOOT;
-use crate::{Family, Object, Route, RouteId, Scope, State};
+use crate::{Object, Route, RouteId, Scope, State};
 
 /// The protocol that marks our routes unless another is asked for.
 pub const DEFAULT_PROTOCOL: u8 = 70;
@@ -141,12 +141,10 @@ pub(crate) fn conflicts<'a>(
     })
 }
 
-/// Whether the kernel made it for one of its own addresses: multicast, broadcast, local.
+/// Whether it is good for one link only.
 pub(crate) fn is_link_local(net: IpNet) -> bool {
     match net {
         IpNet::V4(net) => net.network().is_link_local(),
-        IpNet::V6(net) => {
-            Family::of_net(IpNet::V6(net)) == Family::V6 && net.network().is_unicast_link_local()
-        }
+        IpNet::V6(net) => net.network().is_unicast_link_local(),
     }
 }

@@ -344,6 +344,13 @@ impl Registrar {
                     attrs,
                 })
             }
+            // What is in our own way is given back first.
+            Choice::Wait(Unavailable::PinnedTaken { pinned, by })
+                if view.leases.get(&by).is_some_and(|lease| self.is_leftover(lease, pinned, view.public)) =>
+            {
+                self.considered = Some(view.generation);
+                view.leases.get(&by).cloned().map(Request::Release)
+            }
             Choice::Wait(unavailable) => {
                 self.considered = Some(view.generation);
                 self.waiting = Some(unavailable);
