@@ -19,15 +19,21 @@ fn changed(existing: u32) -> impl Iterator<Item = u32> {
 
 fn route_reconciliation(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("route_reconciliation");
-    group.sample_size(20).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
+    group
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2));
     for existing in EXISTING {
         let have = desired((0..existing).map(|number| lease(number, false)));
         for changed in changed(existing) {
             let want = desired((0..existing).map(|number| lease(number, number < changed)));
             group.throughput(Throughput::Elements(u64::from(changed)));
-            group.bench_function(BenchmarkId::new("diff", format!("{existing}x{changed}")), |bencher| {
-                bencher.iter(|| diff(&have, &want));
-            });
+            group.bench_function(
+                BenchmarkId::new("diff", format!("{existing}x{changed}")),
+                |bencher| {
+                    bencher.iter(|| diff(&have, &want));
+                },
+            );
         }
         let running = match Running::with_peers(existing) {
             Ok(running) => running,
@@ -36,12 +42,15 @@ fn route_reconciliation(criterion: &mut Criterion) {
         let mut moved = false;
         for changed in changed(existing) {
             group.throughput(Throughput::Elements(u64::from(changed)));
-            group.bench_function(BenchmarkId::new("engine", format!("{existing}x{changed}")), |bencher| {
-                bencher.iter(|| {
-                    moved = !moved;
-                    running.change(changed, moved);
-                });
-            });
+            group.bench_function(
+                BenchmarkId::new("engine", format!("{existing}x{changed}")),
+                |bencher| {
+                    bencher.iter(|| {
+                        moved = !moved;
+                        running.change(changed, moved);
+                    });
+                },
+            );
             // The next row begins with every peer at its first address.
             if moved {
                 moved = false;

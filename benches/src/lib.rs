@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use flannel_backend_hostgw::HostGw;
 use flannel_core::{
-    Applied, Backend, Changed, Context, DefaultRoute, Desired, Engine, EngineHandle, Family, Gap, Host, HostFacts,
-    HostSource, KernelError, Lease, LeaseAttrs, Link, LinkAddress, NetworkConfig, NodeId, Object, ObjectId, Op,
-    Options, PerFamily, RouteProgrammer, Scope, State, StoreError, StoreEvent, SubnetKey, SubnetStore, Uplink,
+    Applied, Backend, Changed, Context, DefaultRoute, Desired, Engine, EngineHandle, Family, Gap, Host,
+    HostFacts, HostSource, KernelError, Lease, LeaseAttrs, Link, LinkAddress, NetworkConfig, NodeId, Object,
+    ObjectId, Op, Options, PerFamily, RouteProgrammer, Scope, State, StoreError, StoreEvent, SubnetKey,
+    SubnetStore, Uplink,
 };
 use futures_util::stream::{self, BoxStream, StreamExt};
 use ipnet::{IpNet, Ipv4Net};
@@ -37,23 +38,46 @@ pub fn lease(number: u32, moved: bool) -> Lease {
     let subnet = Ipv4Net::new_assert(Ipv4Addr::from(0x0a01_0000 + (number << 8)), 24);
     let address = Ipv4Addr::from(0xac10_0000 + number + if moved { 1 << 18 } else { 0 });
     let attrs = LeaseAttrs {
-        public: PerFamily { v4: Some(IpAddr::V4(address)), v6: None },
+        public: PerFamily {
+            v4: Some(IpAddr::V4(address)),
+            v6: None,
+        },
         backend: "host-gw".to_owned(),
         node: Some(NodeId(u128::from(number) + 1)),
         ..LeaseAttrs::default()
     };
-    Lease { created: u64::from(number), ..Lease::new(SubnetKey::from(subnet), attrs) }
+    Lease {
+        created: u64::from(number),
+        ..Lease::new(SubnetKey::from(subnet), attrs)
+    }
 }
 
 /// The host's facts: one uplink that reaches every peer.
 #[must_use]
 pub fn facts() -> HostFacts {
     let net = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(172, 31, 0, 1), 12));
-    let address = LinkAddress { net, unusable: false, permanent: true, temporary: false };
+    let address = LinkAddress {
+        net,
+        unusable: false,
+        permanent: true,
+        temporary: false,
+    };
     let device = uplink();
     HostFacts {
-        links: vec![Link { name: device, index: 2, mtu: 1500, up: true, loopback: false, addresses: vec![address] }],
-        default_routes: vec![DefaultRoute { family: Family::V4, device, gateway: None, metric: 0 }],
+        links: vec![Link {
+            name: device,
+            index: 2,
+            mtu: 1500,
+            up: true,
+            loopback: false,
+            addresses: vec![address],
+        }],
+        default_routes: vec![DefaultRoute {
+            family: Family::V4,
+            device,
+            gateway: None,
+            metric: 0,
+        }],
         ..HostFacts::default()
     }
 }
@@ -69,10 +93,29 @@ fn uplink() -> flannel_core::DeviceName {
 #[must_use]
 pub fn desired(leases: impl Iterator<Item = Lease>) -> State {
     let own = lease(0xffff - 0x100, false);
-    let address = PerFamily { v4: Some(IpAddr::V4(Ipv4Addr::new(172, 31, 0, 1))), v6: None };
-    let uplink = Uplink { device: uplink(), mtu: 1500, addresses: address, public: address };
-    let (host, config) = (Host { uplink, facts: Arc::new(facts()) }, config());
-    let context = Context { host: &host, own: &own, config: &config, protocol: 70 };
+    let address = PerFamily {
+        v4: Some(IpAddr::V4(Ipv4Addr::new(172, 31, 0, 1))),
+        v6: None,
+    };
+    let uplink = Uplink {
+        device: uplink(),
+        mtu: 1500,
+        addresses: address,
+        public: address,
+    };
+    let (host, config) = (
+        Host {
+            uplink,
+            facts: Arc::new(facts()),
+        },
+        config(),
+    );
+    let context = Context {
+        host: &host,
+        own: &own,
+        config: &config,
+        protocol: 70,
+    };
     let mut desired = Desired::default();
     for peer in leases {
         if let Err(skip) = HostGw.peer(&context, &peer, &mut desired) {
@@ -98,21 +141,41 @@ impl Running {
     ///
     /// The runtime's.
     pub fn with_peers(peers: u32) -> std::io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()?;
         let (events, inbox) = mpsc::channel(QUEUE);
-        let store = Arc::new(ToldStore { inbox: Mutex::new(Some(inbox)) });
+        let store = Arc::new(ToldStore {
+            inbox: Mutex::new(Some(inbox)),
+        });
         let kernel = Arc::new(MapKernel::default());
-        let engine = Engine::new(store, kernel.clone(), vec![Box::new(HostGw)], Options::new(NodeId(0)));
+        let engine = Engine::new(
+            store,
+            kernel.clone(),
+            vec![Box::new(HostGw)],
+            Options::new(NodeId(0)),
+        );
         let handle = engine.handle();
         runtime.spawn(engine.run(std::future::pending()));
         let leases = (0..peers).map(|number| lease(number, false)).collect();
         runtime.block_on(async {
             let _ = events.send(StoreEvent::Config(Ok(config()))).await;
-            let _ = events.send(StoreEvent::Snapshot { leases, gap: Gap::Start }).await;
-            let all = |status: &flannel_core::Status| status.is_ready() && status.peers.installed == peers as usize;
+            let _ = events
+                .send(StoreEvent::Snapshot {
+                    leases,
+                    gap: Gap::Start,
+                })
+                .await;
+            let all =
+                |status: &flannel_core::Status| status.is_ready() && status.peers.installed == peers as usize;
             handle.wait_for(all).await;
         });
-        Ok(Self { runtime, events, kernel, handle })
+        Ok(Self {
+            runtime,
+            events,
+            kernel,
+            handle,
+        })
     }
 
     /// Moves the first `changed` peers to another address, and waits until their routes are, too.
@@ -151,7 +214,12 @@ impl SubnetStore for ToldStore {
         .boxed())
     }
 
-    async fn claim(&self, subnet: SubnetKey, _: Option<&Lease>, attrs: &LeaseAttrs) -> Result<Lease, StoreError> {
+    async fn claim(
+        &self,
+        subnet: SubnetKey,
+        _: Option<&Lease>,
+        attrs: &LeaseAttrs,
+    ) -> Result<Lease, StoreError> {
         Ok(Lease::new(subnet, attrs.clone()))
     }
 
@@ -175,7 +243,13 @@ struct MapKernel {
 #[async_trait]
 impl RouteProgrammer for MapKernel {
     async fn dump(&self, _: &Scope) -> Result<Vec<Object>, KernelError> {
-        Ok(self.routes.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect())
+        Ok(self
+            .routes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect())
     }
 
     async fn apply(&self, plan: &[Op]) -> Result<Applied, KernelError> {

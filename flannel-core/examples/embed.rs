@@ -1,7 +1,11 @@
 //! An overlay inside another program: needs Linux, root, and a config in the store's directory.
 //!
 //! `mkdir -p /tmp/net; echo '{"Network": "10.5.0.0/16", "Backend": {"Type": "host-gw"}}' > /tmp/net/config`
-#![allow(clippy::print_stdout, clippy::disallowed_macros, reason = "an example shows what it does")]
+#![allow(
+    clippy::print_stdout,
+    clippy::disallowed_macros,
+    reason = "an example shows what it does"
+)]
 
 use std::{path::Path, sync::Arc};
 

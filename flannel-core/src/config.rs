@@ -4,11 +4,10 @@ use std::fmt::Display;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
-use crate::json::{Members, is_null};
+use crate::json::{MemberError, Members, cut, is_null};
 use crate::subnet::parse_net;
 use crate::{Family, PerFamily, SubnetKey};
 
@@ -66,19 +65,20 @@ pub enum ConfigError {
         /// Where the store looked.
         place: String,
     },
+    /// There is one, but it cannot be read.
+    #[error("cannot read the network config at {place}: {reason}")]
+    Unreadable {
+        /// Where the store looked.
+        place: String,
+        /// Why not, and what to do.
+        reason: String,
+    },
     /// Not a JSON object.
     #[error("the network config is not a JSON object: {0}")]
     NotJson(#[source] serde_json::Error),
     /// A member has a value of the wrong kind.
-    #[error("{member} is {value}, which is not {expected}")]
-    Member {
-        /// The member's name.
-        member: &'static str,
-        /// Its value as it stands, cut off after 100 characters.
-        value: String,
-        /// What ought to stand there.
-        expected: &'static str,
-    },
+    #[error(transparent)]
+    Member(#[from] MemberError),
     /// flannel would take udp, which no kernel forwards for; nobody means that.
     #[error("the network config has no Backend; add one, such as \"Backend\": {{\"Type\": \"host-gw\"}}")]
     NoBackend,
@@ -146,8 +146,8 @@ impl NetworkConfig {
     pub fn from_json(json: &str) -> Result<Self, ConfigError> {
         let mut members: Members = serde_json::from_str(json).map_err(ConfigError::NotJson)?;
         let enabled = [
-            read(&mut members, "EnableIPv4", "true or false")?.unwrap_or(true),
-            read(&mut members, "EnableIPv6", "true or false")?.unwrap_or(false),
+            members.read("EnableIPv4", "true or false")?.unwrap_or(true),
+            members.read("EnableIPv6", "true or false")?.unwrap_or(false),
         ];
         let mut ranges = PerFamily::NONE;
         for family in Family::ALL {
@@ -159,7 +159,7 @@ impl NetworkConfig {
         if ranges.is_empty() {
             return Err(ConfigError::NoFamily);
         }
-        let nftables = read(&mut members, "EnableNFTables", "true or false")?.unwrap_or(false);
+        let nftables = members.read("EnableNFTables", "true or false")?.unwrap_or(false);
         let options = members.take("Backend").ok_or(ConfigError::NoBackend)?;
         let kind = backend_kind(&options)?;
         Ok(Self {
@@ -268,7 +268,7 @@ impl Written {
             value.map(|value| address(&value, member, family)).transpose()
         };
         let (min, max) = (bound(names.min)?, bound(names.max)?);
-        let subnet_len: Option<u64> = read(members, names.subnet_len, "a whole number")?;
+        let subnet_len: Option<u64> = members.read(names.subnet_len, "a whole number")?;
         let some = |address: &IpAddr| !address.is_unspecified();
         Ok(Self {
             network: network
@@ -346,34 +346,13 @@ fn refuse<T>(why: impl Display) -> Result<T, ConfigError> {
 
 fn backend_kind(options: &RawValue) -> Result<String, ConfigError> {
     let expected = "an object such as {\"Type\": \"host-gw\"}";
-    let wrong = |_| ConfigError::Member {
-        member: "Backend",
-        value: cut(options),
-        expected,
-    };
-    let mut backend: Members = serde_json::from_str(options.get()).map_err(wrong)?;
-    let kind: Option<String> = read(&mut backend, "Type", "a string such as \"host-gw\"")?;
+    let wrong = || MemberError::new("Backend", options, expected);
+    let mut backend: Members = serde_json::from_str(options.get()).map_err(|_| wrong())?;
+    let kind: Option<String> = backend.read("Type", "a string such as \"host-gw\"")?;
     match kind {
         Some(kind) if !kind.is_empty() => Ok(kind.to_ascii_lowercase()),
-        _ => Err(ConfigError::Member {
-            member: "Backend",
-            value: cut(options),
-            expected,
-        }),
+        _ => Err(wrong().into()),
     }
-}
-
-/// A member that `null` leaves at its default.
-fn read<T: DeserializeOwned>(
-    members: &mut Members,
-    member: &'static str,
-    expected: &'static str,
-) -> Result<Option<T>, ConfigError> {
-    members
-        .take(member)
-        .filter(|value| !is_null(value))
-        .map(|value| parse(&value, member, expected))
-        .transpose()
 }
 
 /// A CIDR of this family, host bits and all.
@@ -408,22 +387,6 @@ fn address(value: &RawValue, member: &str, family: Family) -> Result<IpAddr, Con
 /// flannel strips quotes before it parses addresses, so that a bare number fails as an address.
 fn unquoted(value: &RawValue) -> String {
     cut(value).trim_matches('"').to_owned()
-}
-
-fn parse<T: DeserializeOwned>(
-    value: &RawValue,
-    member: &'static str,
-    expected: &'static str,
-) -> Result<T, ConfigError> {
-    serde_json::from_str(value.get()).map_err(|_| ConfigError::Member {
-        member,
-        value: cut(value),
-        expected,
-    })
-}
-
-fn cut(value: &RawValue) -> String {
-    value.get().chars().take(100).collect()
 }
 
 #[cfg(test)]

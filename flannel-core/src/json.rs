@@ -3,9 +3,10 @@
 
 use std::fmt;
 
-use serde::de::{MapAccess, Visitor};
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
+use thiserror::Error;
 
 /// The members of one object in the order in which they stand, each value as it was written.
 #[derive(Debug, Default)]
@@ -25,10 +26,50 @@ impl Members {
         found
     }
 
+    /// Reads the member `name`; one that is missing or `null` leaves its default in place, as in Go.
+    pub(crate) fn read<T: DeserializeOwned>(
+        &mut self,
+        name: &'static str,
+        expected: &'static str,
+    ) -> Result<Option<T>, MemberError> {
+        let value = self.take(name).filter(|value| !is_null(value));
+        let read = |value: Box<RawValue>| {
+            serde_json::from_str(value.get()).map_err(|_| MemberError::new(name, &value, expected))
+        };
+        value.map(read).transpose()
+    }
+
     /// What nobody took.
     pub(crate) fn rest(self) -> Vec<(String, Box<RawValue>)> {
         self.0
     }
+}
+
+/// A member of a JSON object has a value that it cannot have.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{member} is {value}, which is not {expected}")]
+pub struct MemberError {
+    /// The member's name.
+    pub member: &'static str,
+    /// Its value as it stands, cut off after 100 characters.
+    pub value: String,
+    /// What ought to stand there.
+    pub expected: &'static str,
+}
+
+impl MemberError {
+    pub(crate) fn new(member: &'static str, value: &RawValue, expected: &'static str) -> Self {
+        Self {
+            member,
+            value: cut(value),
+            expected,
+        }
+    }
+}
+
+/// As much of a value as a message shows.
+pub(crate) fn cut(value: &RawValue) -> String {
+    value.get().chars().take(100).collect()
 }
 
 /// `null` leaves a Go variable as it was.

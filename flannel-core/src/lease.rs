@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use thiserror::Error;
 use tokio::time::Instant;
 
-use crate::json::{Members, is_null};
+use crate::json::{MemberError, Members, is_null};
 use crate::{Family, PerFamily, SubnetKey};
 
 /// The member of a lease value that holds the [`NodeId`]. flannel ignores it.
@@ -122,15 +122,8 @@ pub enum LeaseValueError {
     #[error("not a JSON object: {0}")]
     NotJson(#[source] serde_json::Error),
     /// A member has a value that it cannot have.
-    #[error("{member} is {value}, which is not {expected}")]
-    Member {
-        /// The member's name.
-        member: &'static str,
-        /// Its value as it stands, cut off after 100 characters.
-        value: String,
-        /// What ought to stand there.
-        expected: &'static str,
-    },
+    #[error(transparent)]
+    Member(#[from] MemberError),
 }
 
 impl LeaseAttrs {
@@ -141,13 +134,13 @@ impl LeaseAttrs {
     /// [`LeaseValueError`], when it is no JSON object or a known member is of the wrong kind.
     pub fn from_json(json: &str) -> Result<Self, LeaseValueError> {
         let mut members: Members = serde_json::from_str(json).map_err(LeaseValueError::NotJson)?;
-        let v4: Option<Ipv4Addr> = read(&mut members, "PublicIP", "an IPv4 address")?;
-        let v6: Option<Ipv6Addr> = read(&mut members, "PublicIPv6", "an IPv6 address")?;
+        let v4: Option<Ipv4Addr> = members.read("PublicIP", "an IPv4 address")?;
+        let v6: Option<Ipv6Addr> = members.read("PublicIPv6", "an IPv6 address")?;
         // flannel writes 0.0.0.0 for "none": the member is never left out.
         let v4 = v4.filter(|v4| !v4.is_unspecified()).map(IpAddr::V4);
         let v6 = v6.filter(|v6| !v6.is_unspecified()).map(IpAddr::V6);
-        let backend: Option<String> = read(&mut members, "BackendType", "a string")?;
-        let node: Option<String> = read(&mut members, NODE_ID, "a string")?;
+        let backend: Option<String> = members.read("BackendType", "a string")?;
+        let node: Option<String> = members.read(NODE_ID, "a string")?;
         Ok(Self {
             public: PerFamily { v4, v6 },
             backend: backend.unwrap_or_default(),
@@ -164,23 +157,6 @@ impl LeaseAttrs {
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
-}
-
-fn read<T: serde::de::DeserializeOwned>(
-    members: &mut Members,
-    member: &'static str,
-    expected: &'static str,
-) -> Result<Option<T>, LeaseValueError> {
-    let Some(value) = members.take(member).filter(|value| !is_null(value)) else {
-        return Ok(None);
-    };
-    serde_json::from_str(value.get())
-        .map(Some)
-        .map_err(|_| LeaseValueError::Member {
-            member,
-            value: value.get().chars().take(100).collect(),
-            expected,
-        })
 }
 
 impl Serialize for LeaseAttrs {

@@ -31,6 +31,7 @@ pub use device::{DeviceName, DeviceNameError};
 pub use engine::{Engine, EngineHandle, Options};
 pub use family::{Family, PerFamily};
 pub use host::{DefaultRoute, Host, HostFacts, HostSource, Link, LinkAddress, Protected, Reached};
+pub use json::MemberError;
 pub use kernel::{Applied, Changed, KernelError, OpError, OpErrorKind, RouteProgrammer, Scope};
 pub use lease::{Lease, LeaseAttrs, LeaseValueError, Leases, NodeId, NodeIdError, Token};
 pub use object::{

@@ -84,16 +84,19 @@ pub enum StoreEvent {
     /// A lease is gone.
     Delete(SubnetKey),
     /// An entry cannot be read. The others are not affected; said once for each version of it.
+    /// A lease that was readable before stays with those who know it; snapshots leave it out.
     Unreadable {
         /// The entry's name, cut off after 100 characters.
         name: String,
         /// What is wrong with it.
         reason: String,
     },
-    /// Nothing has been heard from the store since then.
+    /// Nothing has been heard from the store since then. Any later event ends the silence.
     Silent {
         /// When it was last heard from.
         since: Instant,
+        /// Why, as far as the store knows.
+        reason: String,
     },
 }
 

@@ -202,14 +202,13 @@ impl Directory {
 
     /// Reads the config.
     pub(crate) fn read_config(&self) -> ConfigText {
-        let path = self.config.display();
         match read_file(&self.config) {
             Ok(None) => ConfigText::Missing,
             Ok(Some(bytes)) => String::from_utf8(bytes).map_or_else(
-                |error| ConfigText::Unreadable(format!("{path} is not JSON: {error}")),
+                |error| ConfigText::Unreadable(format!("it is not JSON: {error}")),
                 ConfigText::Text,
             ),
-            Err(error) => ConfigText::Unreadable(format!("cannot read {path}: {error}{}", remedy(&error))),
+            Err(error) => ConfigText::Unreadable(format!("{error}{}", remedy(&error))),
         }
     }
 

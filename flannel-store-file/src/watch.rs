@@ -208,7 +208,10 @@ impl Watch {
                 ConfigText::Missing => Err(ConfigError::Missing {
                     place: place.display().to_string(),
                 }),
-                ConfigText::Unreadable(reason) => Err(ConfigError::NotJson(serde::de::Error::custom(reason))),
+                ConfigText::Unreadable(reason) => Err(ConfigError::Unreadable {
+                    place: place.display().to_string(),
+                    reason: reason.clone(),
+                }),
             };
             self.config = Some(config);
             self.ready
@@ -267,10 +270,9 @@ impl Watch {
     }
 
     fn silence(&mut self, reason: &dyn Display) {
-        let root = self.disk.directory.root.display();
-        tracing::warn!(store = %root, %reason, "the store is silent; it is looked at again until it is back");
         self.ready.push_back(StoreEvent::Silent {
             since: Instant::now(),
+            reason: reason.to_string(),
         });
     }
 }

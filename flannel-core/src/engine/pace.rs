@@ -8,9 +8,11 @@ use tokio::time::Instant;
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(30);
 
-/// Looks at the kernel are at least this far apart, and at least so many times as far as the last
-/// one took, so that looking never takes more than a twentieth of the time.
+/// Looks at the kernel are at least this far apart, and so many times as far as the last one took, so
+/// that looking does not take more than a twentieth of the time. But a look may only have taken long
+/// because the machine is busy, and a change must be put right within a second all the same.
 const SHORTEST_GAP: Duration = Duration::from_millis(50);
+const LONGEST_GAP: Duration = Duration::from_millis(500);
 const GAP_PER_LOOK: u32 = 20;
 
 /// Delays that double, from 100 ms to 30 s.
@@ -45,7 +47,7 @@ impl Pace {
     /// The earliest time for the next look.
     pub(super) fn next_allowed(&self) -> Instant {
         self.last.map_or_else(Instant::now, |(ended, took)| {
-            ended + SHORTEST_GAP.max(took * GAP_PER_LOOK)
+            ended + took.saturating_mul(GAP_PER_LOOK).clamp(SHORTEST_GAP, LONGEST_GAP)
         })
     }
 

@@ -67,6 +67,8 @@ pub(super) struct Registrar {
     not_before: Option<Instant>,
     in_flight: bool,
     trouble: Option<String>,
+    /// Something was settled without asking the store: no answer will come to draw conclusions from.
+    pub(super) decided: bool,
 }
 
 impl Registrar {
@@ -87,6 +89,7 @@ impl Registrar {
             not_before: None,
             in_flight: false,
             trouble: None,
+            decided: false,
         }
     }
 
@@ -302,6 +305,7 @@ impl Registrar {
         let attrs = view.attrs.clone();
         match choose(view.config, view.leases, &me, &self.wish, view.protected) {
             Choice::Keep(lease) => {
+                self.decided = true;
                 info!(subnet = %lease.subnet, "lease found, keeping it");
                 self.life = self
                     .life
@@ -346,12 +350,16 @@ impl Registrar {
             }
             // What is in our own way is given back first.
             Choice::Wait(Unavailable::PinnedTaken { pinned, by })
-                if view.leases.get(&by).is_some_and(|lease| self.is_leftover(lease, pinned, view.public)) =>
+                if view
+                    .leases
+                    .get(&by)
+                    .is_some_and(|lease| self.is_leftover(lease, pinned, view.public)) =>
             {
                 self.considered = Some(view.generation);
                 view.leases.get(&by).cloned().map(Request::Release)
             }
             Choice::Wait(unavailable) => {
+                self.decided = true;
                 self.considered = Some(view.generation);
                 self.waiting = Some(unavailable);
                 if !self.wish.taken.is_empty() {

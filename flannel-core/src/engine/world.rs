@@ -128,10 +128,11 @@ impl World {
                     reason, "a lease cannot be read; the others are not affected"
                 );
             }
-            StoreEvent::Silent { since } => {
+            StoreEvent::Silent { since, reason } => {
                 self.silent_since.get_or_insert(since);
-                self.reasons
-                    .set(Reason::Store("nothing is heard from the store".to_owned()));
+                self.reasons.set(Reason::Store(format!(
+                    "nothing is heard from the store: {reason}"
+                )));
             }
         }
     }
@@ -317,19 +318,17 @@ impl World {
     /// Draws all conclusions: which objects ought to exist.
     pub(super) fn conclude(&mut self, now: Instant) {
         self.peers.let_go(now);
-        if let Some(own) = self.unplanned() {
-            self.planned_with = Some(own.clone());
-            self.peers.mark_all();
-            self.reconciler.audit();
+        self.registrar.decided = false;
+        if let Some(own) = self.registrar.own() {
+            let same = |planned: &Lease| planned.subnet == own.subnet && planned.attrs == own.attrs;
+            if !self.planned_with.as_ref().is_some_and(same) {
+                self.peers.mark_all();
+                self.reconciler.audit();
+                self.planned_with = Some(own.clone());
+            }
         }
         self.plan();
         self.judge(now);
-    }
-
-    /// Our lease, if the plans do not go by it yet.
-    fn unplanned(&self) -> Option<&Lease> {
-        let same = |own: &Lease, planned: &Lease| planned.subnet == own.subnet && planned.attrs == own.attrs;
-        self.registrar.own().filter(|own| !self.planned_with.as_ref().is_some_and(|planned| same(own, planned)))
     }
 
     fn plan(&mut self) {
@@ -556,14 +555,13 @@ impl World {
             .own()
             .and_then(|own| own.expires)
             .filter(|at| *at > Instant::now());
-        // A lease that is kept as it was found has no answer of the store's to go on with.
-        let lease = self.unplanned().map(|_| Instant::now());
+        let decided = self.registrar.decided.then(Instant::now);
         let all = [
             look,
             kernel,
             store,
             expiry,
-            lease,
+            decided,
             self.peers.wake(),
             self.reasons.wake(),
         ];

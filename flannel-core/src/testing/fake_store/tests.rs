@@ -129,7 +129,7 @@ async fn a_watch_that_is_cut_off_says_so_once_and_then_catches_up_in_order() {
 
     let silent = watch.next().await.unwrap();
     assert!(
-        matches!(silent, StoreEvent::Silent { since: said } if said == since),
+        matches!(silent, StoreEvent::Silent { since: said, .. } if said == since),
         "{silent:?}"
     );
     assert_eq!(since.elapsed(), SILENT_AFTER);

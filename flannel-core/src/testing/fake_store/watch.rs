@@ -85,7 +85,10 @@ impl Watch {
                     _ if now < silent => Next::Wait(Some(silent)),
                     _ => {
                         self.silent = Some(since);
-                        self.ready.push_back(StoreEvent::Silent { since });
+                        self.ready.push_back(StoreEvent::Silent {
+                            since,
+                            reason: "cut off".to_owned(),
+                        });
                         Next::Again
                     }
                 };
