@@ -45,6 +45,12 @@ impl Members {
     }
 }
 
+impl From<Vec<(String, Box<RawValue>)>> for Members {
+    fn from(members: Vec<(String, Box<RawValue>)>) -> Self {
+        Self(members)
+    }
+}
+
 /// A member of a JSON object has a value that it cannot have.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{member} is {value}, which is not {expected}")]

@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde::ser::{SerializeMap, Serializer};
 use serde_json::value::RawValue;
 use thiserror::Error;
@@ -150,6 +151,22 @@ impl LeaseAttrs {
             node: node.and_then(|node| node.parse().ok()),
             unknown: members.rest(),
         })
+    }
+
+    /// Takes a member that belongs to a store, such as its expiry, out of the unknown ones.
+    ///
+    /// # Errors
+    ///
+    /// [`MemberError`], when its value is not what `expected` describes.
+    pub fn take_unknown<T: DeserializeOwned>(
+        &mut self,
+        member: &'static str,
+        expected: &'static str,
+    ) -> Result<Option<T>, MemberError> {
+        let mut members = Members::from(std::mem::take(&mut self.unknown));
+        let value = members.read(member, expected);
+        self.unknown = members.rest();
+        value
     }
 
     /// The value as stores keep it.

@@ -3,11 +3,9 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use flannel_core::{Lease, LeaseAttrs, LeaseValueError, SubnetKey, Token};
+use flannel_core::{Lease, LeaseAttrs, LeaseValueError, MemberError, SubnetKey, Token};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::value::{RawValue, to_raw_value};
-use thiserror::Error;
 use tokio::time::Instant;
 
 /// When the lease was first claimed: nanoseconds since 1970. Absent, that is 0: what an operator
@@ -54,27 +52,14 @@ pub(crate) struct Entry {
     pub(crate) expires: Option<Duration>,
 }
 
-/// Why a text is no lease file's.
-#[derive(Debug, Error)]
-pub(crate) enum EntryError {
-    #[error(transparent)]
-    Value(#[from] LeaseValueError),
-    #[error("{member} is {value}, which is not {expected}")]
-    Member {
-        member: &'static str,
-        value: String,
-        expected: &'static str,
-    },
-}
-
 impl Entry {
-    pub(crate) fn parse(text: &str) -> Result<Self, EntryError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, LeaseValueError> {
         let mut attrs = LeaseAttrs::from_json(text)?;
-        let created: Option<u64> = take(&mut attrs, CREATED, "nanoseconds since 1970")?;
+        let created: Option<u64> = attrs.take_unknown(CREATED, "nanoseconds since 1970")?;
         let expected = "seconds since 1970; leave it out for a lease that never expires";
-        let expires: Option<f64> = take(&mut attrs, EXPIRES, expected)?;
+        let expires: Option<f64> = attrs.take_unknown(EXPIRES, expected)?;
         let expires = expires.map(|seconds| {
-            Duration::try_from_secs_f64(seconds).map_err(|_| EntryError::Member {
+            Duration::try_from_secs_f64(seconds).map_err(|_| MemberError {
                 member: EXPIRES,
                 value: seconds.to_string(),
                 expected,
@@ -147,33 +132,6 @@ fn is_ours(name: &str) -> bool {
     [CREATED, EXPIRES]
         .iter()
         .any(|ours| name.eq_ignore_ascii_case(ours))
-}
-
-/// Takes a member of ours out of those that are nobody's. Like all others its name is matched
-/// whatever the case, the last one counts, and `null` is as good as absent.
-fn take<T: DeserializeOwned>(
-    attrs: &mut LeaseAttrs,
-    member: &'static str,
-    expected: &'static str,
-) -> Result<Option<T>, EntryError> {
-    let mut found = None;
-    attrs.unknown.retain_mut(|(name, value)| {
-        let ours = name.eq_ignore_ascii_case(member);
-        if ours {
-            found = Some(std::mem::take(value));
-        }
-        !ours
-    });
-    let Some(value) = found.filter(|value| value.get() != "null") else {
-        return Ok(None);
-    };
-    serde_json::from_str(value.get())
-        .map(Some)
-        .map_err(|_| EntryError::Member {
-            member,
-            value: value.get().chars().take(100).collect(),
-            expected,
-        })
 }
 
 fn raw(number: &impl Serialize) -> Option<Box<RawValue>> {
