@@ -369,7 +369,8 @@ impl Files {
         self.not_before = None;
         match file {
             File::Env(path, env) => {
-                tracing::info!(file = %path.display(), subnet = ?env.subnet(), mtu = env.mtu, "subnet file written");
+                let subnet = env.subnet().map(|subnet| subnet.to_string());
+                tracing::info!(file = %path.display(), subnet, mtu = env.mtu, "subnet file written");
                 self.env = Some(env);
             }
             File::Networks(_, networks) => self.networks = Some(networks),

@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 use super::pace::Backoff;
 use crate::{
     Choice, Identity, Lease, LeaseAttrs, Leases, NetworkConfig, NodeId, PerFamily, Protected, StoreError,
-    SubnetKey, TakeOver, Unavailable, Wish, choose,
+    SubnetKey, TakeOver, Token, Unavailable, Wish, choose,
 };
 
 /// A lease is renewed when this part of its life is left, or the margin if that is less.
@@ -33,6 +33,24 @@ pub(super) enum Request {
         attrs: LeaseAttrs,
     },
     Release(Lease),
+}
+
+impl Request {
+    const fn subnet(&self) -> SubnetKey {
+        match self {
+            Self::Claim { subnet, .. } => *subnet,
+            Self::Keep { own, .. } => own.subnet,
+            Self::Release(lease) => lease.subnet,
+        }
+    }
+}
+
+/// A request that is under way.
+#[derive(Debug)]
+struct Asked {
+    subnet: SubnetKey,
+    /// What the store was last seen to have there since.
+    overtaken: Option<Option<Token>>,
 }
 
 /// What the registrar goes by.
@@ -66,6 +84,9 @@ pub(super) struct Registrar {
     backoff: Backoff,
     not_before: Option<Instant>,
     in_flight: bool,
+    asked: Option<Asked>,
+    /// Whether the lease may have changed since the store said that it is ours.
+    unsure: bool,
     trouble: Option<String>,
     /// Something was settled without asking the store: no answer will come to draw conclusions from.
     pub(super) decided: bool,
@@ -88,6 +109,8 @@ impl Registrar {
             backoff: Backoff::default(),
             not_before: None,
             in_flight: false,
+            asked: None,
+            unsure: false,
             trouble: None,
             decided: false,
         }
@@ -127,6 +150,9 @@ impl Registrar {
     /// What the store has under our subnet changed: `now_there` is what it is.
     pub(super) fn observe(&mut self, subnet: &SubnetKey, now_there: Option<&Lease>) {
         self.wish.taken.remove(subnet);
+        if let Some(asked) = self.asked.as_mut().filter(|asked| asked.subnet == *subnet) {
+            asked.overtaken = Some(now_there.map(|lease| lease.token));
+        }
         let Some(own) = &self.own else { return };
         if own.subnet != *subnet {
             // A claim whose answer was lost, after which another subnet was taken.
@@ -174,7 +200,7 @@ impl Registrar {
         }
         self.not_before = None;
         let request = match &self.own {
-            Some(own) if self.due(own, view.attrs, now) => {
+            Some(own) if self.unsure || self.due(own, view.attrs, now) => {
                 let attrs = LeaseAttrs {
                     unknown: own.attrs.unknown.clone(),
                     ..view.attrs.clone()
@@ -188,6 +214,11 @@ impl Registrar {
             None => self.find(view, now),
         };
         self.in_flight = request.is_some();
+        self.unsure &= !matches!(request, Some(Request::Keep { .. }));
+        self.asked = request.as_ref().map(|request| Asked {
+            subnet: request.subnet(),
+            overtaken: None,
+        });
         request
     }
 
@@ -203,13 +234,15 @@ impl Registrar {
         }
     }
 
-    /// The store's answer.
+    /// The store's answer. Tells whether it is what the store has now, as far as anybody can know:
+    /// an event may have overtaken the answer.
     pub(super) fn done(
         &mut self,
         request: &Request,
         result: Result<Option<Lease>, StoreError>,
         now: Instant,
-    ) {
+    ) -> bool {
+        let overtaken = self.asked.take().and_then(|asked| asked.overtaken);
         self.in_flight = false;
         self.not_before = None;
         match (request, result) {
@@ -221,6 +254,8 @@ impl Registrar {
                         info!(subnet = %lease.subnet, "lease acquired");
                     }
                     self.life = lease.expires.map(|at| at.saturating_duration_since(now));
+                    // Which came first cannot be told; renewing tells whether it is still ours.
+                    self.unsure = overtaken.is_some_and(|there| there != Some(lease.token));
                     self.adopt(lease);
                 }
             }
@@ -249,6 +284,7 @@ impl Registrar {
                 self.retry(now);
             }
         }
+        !self.unsure
     }
 
     fn retry(&mut self, now: Instant) {
