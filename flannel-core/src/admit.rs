@@ -6,6 +6,9 @@ use std::net::IpAddr;
 
 use crate::{Family, Host, Lease, Leases, NetworkConfig, Protected, SubnetKey};
 
+/// Of leases of one set, whether each is a peer.
+pub(crate) type Known = BTreeMap<SubnetKey, bool>;
+
 /// What leases are held against.
 #[derive(Debug, Clone, Copy)]
 pub struct Admission<'a> {
@@ -103,10 +106,18 @@ impl Admission<'_> {
     ///
     /// [`Refusal`].
     pub fn admit(&self, lease: &Lease, leases: &Leases) -> Result<(), Refusal> {
+        self.admit_knowing(lease, leases, &mut Known::new())
+    }
+
+    /// As [`Admission::admit`], for many leases of one set: each is asked about once. Without that,
+    /// rivals that have rivals in common would take exponential time.
+    pub(crate) fn admit_knowing(
+        &self,
+        lease: &Lease,
+        leases: &Leases,
+        known: &mut Known,
+    ) -> Result<(), Refusal> {
         self.check(lease)?;
-        // Of each rival whether it is a peer. Asked once each: rivals that have rivals in common
-        // would take exponential time.
-        let mut known = BTreeMap::new();
         let mut open = vec![self.open(lease, leases)];
         while let Some(Open { subnet, rivals }) = open.last_mut() {
             let refused = |rival: &mut &Lease| known.get(&rival.subnet) == Some(&false);

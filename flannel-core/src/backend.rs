@@ -21,9 +21,6 @@ pub trait Backend: Send + Sync {
     /// [`BackendError`], when the backend cannot work on this host as it is.
     fn publish(&self, host: &Host, before: Option<&Lease>) -> Result<Published, BackendError>;
 
-    /// What ought to exist whatever the peers: links, addresses, aggregates.
-    fn base(&self, _context: &Context<'_>, _out: &mut Desired) {}
-
     /// What ought to exist for one peer.
     ///
     /// # Errors

@@ -144,3 +144,11 @@ impl<T> Default for PerFamily<T> {
         Self::NONE
     }
 }
+
+/// Whether an address is good for one link only.
+pub(crate) const fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use ipnet::IpNet;
 
+use crate::family::is_link_local;
 use crate::{DeviceName, Family, KernelError, Uplink};
 
 /// Where facts about the host come from. That they changed is announced by
@@ -98,7 +99,7 @@ impl HostFacts {
     pub(crate) fn addresses(&self) -> Vec<IpAddr> {
         let all = self.links.iter().flat_map(|link| &link.addresses);
         let mut all: Vec<IpAddr> = all
-            .filter(|own| !crate::ownership::is_link_local(own.net))
+            .filter(|own| !is_link_local(own.net.addr()))
             .map(|own| own.net.addr())
             .collect();
         all.sort_unstable();
@@ -137,7 +138,7 @@ impl Protected {
         if let Some(link) = host.facts.link(&device) {
             for address in &link.addresses {
                 let net = address.net.trunc();
-                if !crate::ownership::is_link_local(net) {
+                if !is_link_local(net.addr()) {
                     all.push((net, format!("the network {net} of {device}")));
                 }
             }

@@ -8,7 +8,7 @@ use futures_core::stream::BoxStream;
 use ipnet::IpNet;
 use thiserror::Error;
 
-use crate::{Object, Op};
+use crate::{DeviceName, Object, Op};
 
 /// Reads and changes the kernel objects of a network. `flannel-netlink` has the one for Linux;
 /// [`testing::FakeKernel`](crate::testing) stands in for it. Whoever writes another runs the
@@ -62,10 +62,12 @@ pub enum Changed {
     Appeared(Object),
     /// An object was removed.
     Vanished(Object),
-    /// Links, addresses or default routes changed: facts about the host, and perhaps routes that
-    /// the kernel dropped without a word.
+    /// Links, addresses or default routes changed: facts about the host.
     Host,
-    /// Notifications were lost.
+    /// Likewise, and more: this device went down or away, or lost an address. The kernel drops IPv4
+    /// routes over it without a word.
+    Down(DeviceName),
+    /// Notifications were lost; said once those that were not lost have been read.
     Overrun,
 }
 

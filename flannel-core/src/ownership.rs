@@ -140,11 +140,3 @@ pub(crate) fn conflicts<'a>(
         })
     })
 }
-
-/// Whether it is good for one link only.
-pub(crate) fn is_link_local(net: IpNet) -> bool {
-    match net {
-        IpNet::V4(net) => net.network().is_link_local(),
-        IpNet::V6(net) => net.network().is_unicast_link_local(),
-    }
-}

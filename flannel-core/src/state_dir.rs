@@ -11,7 +11,7 @@ use tracing::warn;
 
 use crate::NodeId;
 use crate::subnet::parse_net;
-use crate::subnet_env::write_atomically;
+use crate::subnet_env::{write_atomically, write_where_different};
 
 /// The state of one daemon, locked for as long as this value lives.
 ///
@@ -38,7 +38,7 @@ pub enum StateDirError {
         pid: String,
     },
     /// It cannot be used.
-    #[error("cannot use the state directory {path}: {source}; give a writable one with --state-dir")]
+    #[error("cannot use {path}, which holds the state: {source}; give a writable directory with --state-dir")]
     Io {
         /// The directory.
         path: PathBuf,
@@ -94,12 +94,13 @@ impl StateDir {
 }
 
 /// Remembers the networks in which routes of ours are.
-pub(crate) fn remember_networks(file: &Path, networks: &[IpNet]) -> io::Result<()> {
+pub(crate) fn remember_networks(file: &Path, networks: &[IpNet]) -> Result<(), StateDirError> {
     let text: String = networks.iter().map(|network| format!("{network}\n")).collect();
-    if fs::read_to_string(file).is_ok_and(|before| before == text) {
-        return Ok(());
-    }
-    write_atomically(file, text.as_bytes())
+    let written = write_where_different(file, text.as_bytes());
+    written.map(drop).map_err(|source| StateDirError::Io {
+        path: file.to_owned(),
+        source,
+    })
 }
 
 /// FNV-1a: the name must stay the same in every version.

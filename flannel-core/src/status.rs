@@ -96,10 +96,25 @@ pub enum Reason {
     NoSnapshot,
     /// Nothing is heard from the store, or it does not do what it is asked.
     Store(String),
-    /// The kernel's tables cannot be watched.
+    /// The kernel does not answer.
     Kernel(String),
+    /// The kernel's tables cannot be watched: they are looked at every ten seconds only.
+    Watch(String),
+    /// The host's links and addresses cannot be read.
+    Host(String),
+    /// Routes cannot be programmed.
+    Routes {
+        /// Peers that this concerns.
+        failed: usize,
+        /// Peers in all.
+        desired: usize,
+        /// The kernel's answer for one of them.
+        first: String,
+    },
     /// `subnet.env` could not be written.
     SubnetEnv(String),
+    /// The state directory could not be written.
+    State(String),
     /// A changed network config cannot take effect while this lease is held.
     ConfigRefused(String),
 }
@@ -108,7 +123,11 @@ impl Reason {
     /// Whether it keeps this host's pods from being reached; if not, they are, for now.
     #[must_use]
     pub const fn is_blocking(&self) -> bool {
-        !matches!(self, Self::Store(_) | Self::ConfigRefused(_))
+        match self {
+            Self::Store(_) | Self::ConfigRefused(_) | Self::Watch(_) | Self::Host(_) => false,
+            Self::Routes { failed, desired, .. } => *failed >= *desired,
+            _ => true,
+        }
     }
 }
 
@@ -121,8 +140,18 @@ impl fmt::Display for Reason {
             | Self::Lease(text)
             | Self::Store(text)
             | Self::Kernel(text)
+            | Self::Watch(text)
+            | Self::Host(text)
             | Self::SubnetEnv(text)
+            | Self::State(text)
             | Self::ConfigRefused(text) => f.write_str(text),
+            Self::Routes {
+                failed,
+                desired,
+                first,
+            } => {
+                write!(f, "{failed} of {desired} peers cannot be programmed: {first}")
+            }
             Self::NoSnapshot => f.write_str("the store has not shown its leases yet"),
         }
     }

@@ -24,7 +24,8 @@ pub trait SubnetStore: Send + Sync {
     async fn watch(&self) -> Result<BoxStream<'static, StoreEvent>, StoreError>;
 
     /// Takes a subnet. `seen` is what stood there: `None`, and nothing may stand there, or a lease,
-    /// and it must still be the same version. A lease that has expired counts as nothing.
+    /// and it must still be the same version. A lease that has expired counts as nothing. The watch
+    /// shows the lease soon after, unless it is gone again by then.
     ///
     /// # Errors
     ///
@@ -50,15 +51,6 @@ pub trait SubnetStore: Send + Sync {
     ///
     /// [`StoreError`].
     async fn release(&self, own: &Lease) -> Result<(), StoreError>;
-
-    /// The subnet that the store itself has assigned to this host, where it does such a thing.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError`].
-    async fn assigned(&self) -> Result<Option<SubnetKey>, StoreError> {
-        Ok(None)
-    }
 
     /// Addresses of servers that no subnet may cover.
     fn endpoints(&self) -> Vec<IpAddr> {

@@ -38,7 +38,7 @@ pub struct SubnetEnv {
 
 /// Why `subnet.env` could not be written.
 #[derive(Debug, Error)]
-#[error("cannot write {path}: {source}")]
+#[error("cannot write {path}: {source}; make room for it there, or give another --subnet-file")]
 pub struct SubnetEnvError {
     /// The file.
     pub path: PathBuf,
@@ -109,30 +109,41 @@ impl SubnetEnv {
     /// Reads a file; one that is missing or unreadable says nothing.
     #[must_use]
     pub fn read(path: &Path) -> Option<Self> {
-        let regular = fs::metadata(path)
-            .ok()
-            .filter(|file| file.is_file() && file.len() <= LARGEST_FILE);
-        regular
-            .and_then(|_| fs::read(path).ok())
-            .map(|bytes| Self::parse(&String::from_utf8_lossy(&bytes)))
+        read_guarded(path).map(|bytes| Self::parse(&String::from_utf8_lossy(&bytes)))
     }
 
     /// Writes a file in one step, mode 0644 whatever the umask, and on disk when this returns. One
-    /// that says the same already is left alone. The directory is made if it is missing.
+    /// that says the same already is left alone: the answer is whether it was written. The directory
+    /// is made if it is missing.
     ///
     /// # Errors
     ///
     /// [`SubnetEnvError`] with the path.
-    pub fn write(&self, path: &Path) -> Result<(), SubnetEnvError> {
+    pub fn write(&self, path: &Path) -> Result<bool, SubnetEnvError> {
         let text = self.render();
-        if fs::read(path).is_ok_and(|bytes| bytes == text.as_bytes()) {
-            return Ok(());
-        }
-        write_atomically(path, text.as_bytes()).map_err(|source| SubnetEnvError {
+        write_where_different(path, text.as_bytes()).map_err(|source| SubnetEnvError {
             path: path.to_owned(),
             source,
         })
     }
+}
+
+/// The content of a regular file of sensible size: whatever stands at the path, this returns.
+fn read_guarded(path: &Path) -> Option<Vec<u8>> {
+    let sensible = |file: &fs::Metadata| file.is_file() && file.len() <= LARGEST_FILE;
+    fs::metadata(path)
+        .ok()
+        .filter(sensible)
+        .and_then(|_| fs::read(path).ok())
+}
+
+/// As [`write_atomically`], unless the file says the same already.
+pub(crate) fn write_where_different(path: &Path, bytes: &[u8]) -> io::Result<bool> {
+    let same = read_guarded(path).is_some_and(|there| there == bytes);
+    if !same {
+        write_atomically(path, bytes)?;
+    }
+    Ok(!same)
 }
 
 /// Puts a file in place of another: readers see the old or the new one, also after a crash.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::family::is_link_local;
 use crate::{DeviceName, Family, HostFacts, Link, LinkAddress, PerFamily};
 
 /// What the operator said about the uplink.
@@ -152,9 +153,15 @@ impl<'a> Found<'a> {
         for &family in families {
             let fixed = self.fixed.get(family).copied();
             let kept = current.and_then(|current| current.addresses.get(family).copied());
-            let kept = kept.filter(|kept| usable(self.link, family).any(|own| own.net.addr() == *kept));
-            let best = || best_address(self.link, family);
-            let address = fixed.or(kept).or_else(best);
+            let global = |address: &IpAddr| !is_link_local(*address);
+            // Once there was a global address, it is waited for; until there is one, any will do.
+            let best = best_address(self.link, family)
+                .filter(|best| global(best) || !kept.as_ref().is_some_and(global));
+            let kept = kept.filter(|kept| {
+                let better = best.as_ref().is_some_and(global) && !global(kept);
+                usable(self.link, family).any(|own| own.net.addr() == *kept) && !better
+            });
+            let address = fixed.or(kept).or(best);
             let address = address.ok_or(UplinkError::NoAddress { device, family })?;
             addresses.set(family, Some(address));
         }
@@ -293,13 +300,7 @@ fn usable(link: &Link, family: Family) -> impl Iterator<Item = &LinkAddress> {
 /// flannel's order: global before link-local, permanent before dynamic, lasting before temporary.
 fn sorted(link: &Link, family: Family) -> Vec<&LinkAddress> {
     let mut all: Vec<_> = usable(link, family).collect();
-    all.sort_by_key(|own| {
-        (
-            crate::ownership::is_link_local(own.net),
-            !own.permanent,
-            own.temporary,
-        )
-    });
+    all.sort_by_key(|own| (is_link_local(own.net.addr()), !own.permanent, own.temporary));
     all
 }
 
@@ -307,15 +308,16 @@ fn best_address(link: &Link, family: Family) -> Option<IpAddr> {
     sorted(link, family).first().map(|own| own.net.addr())
 }
 
-/// Every device with its addresses, for the message that none fits.
+/// Every device that others could reach, with its addresses, for the message that none fits: pods
+/// come and go without changing it.
 fn list(facts: &HostFacts) -> String {
-    let links = facts.links.iter().map(|link| {
-        let addresses: Vec<String> = link
-            .addresses
-            .iter()
-            .map(|own| own.net.addr().to_string())
+    let links = facts.links.iter().filter_map(|link| {
+        let addresses = link.addresses.iter().map(|own| own.net.addr());
+        let addresses: Vec<String> = addresses
+            .filter(|own| !is_link_local(*own))
+            .map(|own| own.to_string())
             .collect();
-        format!("{}:[{}]", link.name, addresses.join(" "))
+        (!addresses.is_empty()).then(|| format!("{}:[{}]", link.name, addresses.join(" ")))
     });
     links.collect::<Vec<_>>().join(", ")
 }

@@ -121,8 +121,8 @@ fn chosen(options: &UplinkOptions, facts: &HostFacts, families: &[Family]) -> St
     outcome(choose_uplink(options, facts, families, None))
 }
 
-const PRESENT: &str = "lo:[127.0.0.1 ::1], eth0:[192.0.2.10 2001:db8::10 fe80::10], \
-                       eth1:[10.0.0.11 10.0.0.12 fd00::11 fd00::12], dummy0:[]";
+const PRESENT: &str = "lo:[127.0.0.1 ::1], eth0:[192.0.2.10 2001:db8::10], \
+                       eth1:[10.0.0.11 10.0.0.12 fd00::11 fd00::12]";
 
 #[test]
 fn each_rule_finds_the_device_and_the_address_that_it_means() {

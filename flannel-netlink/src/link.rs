@@ -61,7 +61,11 @@ pub(crate) struct Names(BTreeMap<u32, DeviceName>);
 
 impl Names {
     pub(crate) fn of(&self, index: u32) -> DeviceName {
-        self.0.get(&index).copied().unwrap_or_else(|| placeholder(index))
+        self.known(index).unwrap_or_else(|| placeholder(index))
+    }
+
+    pub(crate) fn known(&self, index: u32) -> Option<DeviceName> {
+        self.0.get(&index).copied()
     }
 
     pub(crate) fn put(&mut self, link: &Link) {

@@ -1,12 +1,13 @@
 //! What the kernel announces, as [`Changed`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::time::Duration;
 
-use flannel_core::{Changed, KernelError, Object, Scope};
+use flannel_core::{Changed, KernelError, Link, Object, Scope};
 use futures_util::stream::{BoxStream, StreamExt, unfold};
 use netlink_packet_core::DecodeError;
+use netlink_packet_route::address::AddressHeader;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use nix::errno::Errno;
@@ -52,6 +53,7 @@ pub(crate) fn watch(netlink: Netlink, scope: Scope) -> Result<BoxStream<'static,
             scope,
             own_port: netlink.port(),
             names: Names::default(),
+            down: BTreeSet::new(),
         },
         netlink,
         names_known: false,
@@ -102,19 +104,22 @@ impl Watch {
                 self.learn_names().await;
             } else if let Err(error) = self.read().await {
                 tracing::warn!(%error, "cannot read the kernel's announcements; trying again");
+                self.reader.forget();
                 self.push(Changed::Overrun);
                 tokio::time::sleep(PAUSE).await;
             }
         }
     }
 
-    /// Announcements name devices by index. Those of links keep the names current.
+    /// Announcements name devices by index. Those of links keep the names current. Whether a link
+    /// is up is not learned here: what is still to be read may be older than the answer.
     async fn learn_names(&mut self) {
         self.names_known = true;
         match self.netlink.names().await {
             Ok(names) => self.reader.names = names,
             // Routes with the wrong device look changed, so that somebody looks.
             Err(error) => {
+                self.reader.names = Names::default();
                 tracing::debug!(%error, "announcements will lack names of devices");
                 self.push(Changed::Overrun);
             }
@@ -162,6 +167,7 @@ impl Watch {
     fn caught_up(&mut self) {
         if std::mem::take(&mut self.overrun) {
             self.push(Changed::Overrun);
+            self.reader.forget();
             self.names_known = false;
         }
     }
@@ -171,9 +177,14 @@ impl Watch {
     }
 }
 
-/// Something that is only a reason to look again need not be said twice in a row.
+/// Something that is only a reason to look again need not be said twice in a row, nor behind what
+/// is a reason to look at even more.
 fn push(ready: &mut VecDeque<Changed>, changed: Changed) {
-    let said = matches!(changed, Changed::Host | Changed::Overrun) && ready.back() == Some(&changed);
+    let said = match (ready.back(), &changed) {
+        (Some(Changed::Down(_) | Changed::Overrun), Changed::Host) => true,
+        (last, Changed::Host | Changed::Down(_) | Changed::Overrun) => last == Some(&changed),
+        _ => false,
+    };
     if !said {
         ready.push_back(changed);
     }
@@ -185,6 +196,8 @@ struct Reader {
     /// What we changed ourselves is known.
     own_port: u32,
     names: Names,
+    /// The links of which it was said that they are down, since when there are no routes over them.
+    down: BTreeSet<u32>,
 }
 
 impl Reader {
@@ -193,6 +206,7 @@ impl Reader {
             let read = message.and_then(|message| self.read_one(&message, &mut tell));
             if let Err(error) = read {
                 tracing::debug!(%error, "an announcement that makes no sense");
+                self.forget();
                 tell(Changed::Overrun);
             }
         }
@@ -204,14 +218,17 @@ impl Reader {
         }
         match message.kind {
             NEW_LINK | DEL_LINK => {
-                match link::decode(message.payload)? {
-                    Some(link) if message.kind == NEW_LINK => self.names.put(&link),
-                    Some(link) => self.names.remove(&link),
-                    None => {}
-                }
-                tell(Changed::Host);
+                let link = link::decode(message.payload)?;
+                tell(link.map_or(Changed::Host, |link| match message.kind {
+                    NEW_LINK => self.link_is(&link),
+                    _ => self.link_is_gone(&link),
+                }));
             }
-            NEW_ADDRESS | DEL_ADDRESS => tell(Changed::Host),
+            NEW_ADDRESS => tell(Changed::Host),
+            DEL_ADDRESS => {
+                let index = AddressHeader::parse(message.payload)?.index;
+                tell(self.names.known(index).map_or(Changed::Overrun, Changed::Down));
+            }
             NEW_ROUTE | DEL_ROUTE => {
                 let Some(seen) = route::decode(message.payload)?.filter(route::SeenRoute::is_entry) else {
                     return Ok(());
@@ -231,6 +248,28 @@ impl Reader {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Without its carrier a link keeps its routes, and under another name, too.
+    fn link_is(&mut self, link: &Link) -> Changed {
+        self.names.put(link);
+        if link.up {
+            self.down.remove(&link.index);
+        } else if self.down.insert(link.index) {
+            return Changed::Down(link.name);
+        }
+        Changed::Host
+    }
+
+    fn link_is_gone(&mut self, link: &Link) -> Changed {
+        self.names.remove(link);
+        self.down.remove(&link.index);
+        Changed::Down(link.name)
+    }
+
+    /// Announcements were lost: a link that was down may have been up in between.
+    fn forget(&mut self) {
+        self.down.clear();
     }
 }
 

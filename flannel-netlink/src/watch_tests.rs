@@ -1,9 +1,9 @@
 use flannel_core::{Hop, Route};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::AddressMessage;
-use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::route::RouteMessage;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::*;
 use crate::route::{Purpose, encode};
@@ -17,6 +17,7 @@ fn reader() -> Reader {
         },
         own_port: OURS,
         names: Names::default(),
+        down: BTreeSet::new(),
     }
 }
 
@@ -36,10 +37,20 @@ fn said(reader: &mut Reader, message: RouteNetlinkMessage) -> Vec<Changed> {
 }
 
 fn link(index: u32, name: &str) -> LinkMessage {
+    let mut message = link_that_is_down(index, name);
+    message.header.flags = LinkFlags::Up;
+    message
+}
+
+fn link_that_is_down(index: u32, name: &str) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.header.index = index;
     message.attributes.push(LinkAttribute::IfName(name.to_owned()));
     message
+}
+
+fn down(device: &str) -> Changed {
+    Changed::Down(device.parse().unwrap())
 }
 
 fn route(destination: &str, device: &str) -> Route {
@@ -79,7 +90,7 @@ fn routes_in_scope_appear_and_vanish_by_the_name_that_their_device_has_then() {
     );
     assert_eq!(
         said(&mut reader, RouteNetlinkMessage::DelLink(link(3, "wan"))),
-        [Changed::Host]
+        [down("wan")]
     );
     assert_eq!(
         said(&mut reader, RouteNetlinkMessage::NewRoute(wire)),
@@ -109,17 +120,73 @@ fn routes_out_of_scope_are_passed_over_unless_they_are_default_routes() {
 }
 
 #[test]
-fn addresses_that_come_and_go_are_facts_about_the_host() {
+fn a_new_address_is_a_fact_about_the_host_and_a_lost_one_takes_routes_along() {
     let mut reader = reader();
-    let address = AddressMessage::default();
+    let mut address = AddressMessage::default();
+    address.header.index = 3;
     assert_eq!(
         said(&mut reader, RouteNetlinkMessage::NewAddress(address.clone())),
         [Changed::Host]
     );
     assert_eq!(
-        said(&mut reader, RouteNetlinkMessage::DelAddress(address)),
-        [Changed::Host]
+        said(&mut reader, RouteNetlinkMessage::DelAddress(address.clone())),
+        [Changed::Overrun],
+        "nobody knows whose it was"
     );
+    said(&mut reader, RouteNetlinkMessage::NewLink(link(3, "eth0")));
+    assert_eq!(
+        said(&mut reader, RouteNetlinkMessage::DelAddress(address)),
+        [down("eth0")]
+    );
+}
+
+#[test]
+fn a_link_goes_down_once_until_it_has_been_up_and_whenever_it_is_not_known() {
+    let mut reader = reader();
+    let is_up = RouteNetlinkMessage::NewLink(link(3, "eth0"));
+    let is_down = RouteNetlinkMessage::NewLink(link_that_is_down(3, "eth0"));
+    let renamed = RouteNetlinkMessage::NewLink(link_that_is_down(3, "wan"));
+    for (message, expected) in [
+        (&is_down, down("eth0")),
+        (&is_down, Changed::Host),
+        (&renamed, Changed::Host),
+        (&is_up, Changed::Host),
+        (&is_up, Changed::Host),
+        (&renamed, down("wan")),
+    ] {
+        assert_eq!(said(&mut reader, message.clone()), [expected]);
+    }
+    // It may have been up in what made no sense.
+    let cut = datagram(is_up, 0);
+    reader.read(&cut[..cut.len() - 4], drop);
+    assert_eq!(said(&mut reader, is_down), [down("eth0")]);
+}
+
+#[test]
+fn a_link_that_is_gone_was_down_whatever_was_said_before() {
+    let mut reader = reader();
+    for _ in 0..2 {
+        let is_down = RouteNetlinkMessage::NewLink(link_that_is_down(3, "eth0"));
+        assert_eq!(said(&mut reader, is_down), [down("eth0")]);
+        let gone = RouteNetlinkMessage::DelLink(link_that_is_down(3, "eth0"));
+        assert_eq!(said(&mut reader, gone), [down("eth0")]);
+    }
+}
+
+#[test]
+fn a_link_that_leaves_a_bridge_is_still_there() {
+    let mut reader = reader();
+    said(&mut reader, RouteNetlinkMessage::NewLink(link(3, "eth0")));
+    let mut port = link_that_is_down(3, "eth0");
+    port.header.interface_family = AddressFamily::Bridge;
+    for message in [
+        RouteNetlinkMessage::NewLink(port.clone()),
+        RouteNetlinkMessage::DelLink(port),
+    ] {
+        assert_eq!(said(&mut reader, message), [Changed::Host]);
+    }
+    let is_down = RouteNetlinkMessage::NewLink(link_that_is_down(3, "eth0"));
+    assert_eq!(said(&mut reader, is_down), [down("eth0")]);
 }
 
 #[test]
@@ -142,18 +209,27 @@ fn an_announcement_that_makes_no_sense_is_a_reason_to_look() {
 }
 
 #[test]
-fn a_burst_of_facts_is_told_once() {
+fn a_burst_of_reasons_to_look_is_told_once() {
     let route = Changed::Appeared(route("10.5.7.0/24", "eth0").into());
-    let mut ready = VecDeque::new();
-    let burst = [
-        Changed::Host,
-        Changed::Host,
-        route.clone(),
-        route.clone(),
-        Changed::Host,
-    ];
-    for changed in burst {
-        push(&mut ready, changed);
-    }
-    assert_eq!(ready, [Changed::Host, route.clone(), route, Changed::Host]);
+    let (eth0, wan, host, overrun) = (down("eth0"), down("wan"), Changed::Host, Changed::Overrun);
+    let folded = |burst: &[&Changed]| {
+        let mut ready = VecDeque::new();
+        for changed in burst {
+            push(&mut ready, (*changed).clone());
+        }
+        Vec::from(ready)
+    };
+    assert_eq!(
+        folded(&[&host, &host, &route, &route, &host]),
+        [host.clone(), route.clone(), route.clone(), host.clone()]
+    );
+    assert_eq!(
+        folded(&[&host, &eth0, &eth0, &host, &wan, &eth0]),
+        [host.clone(), eth0.clone(), wan, eth0.clone()]
+    );
+    assert_eq!(
+        folded(&[&eth0, &route, &host]),
+        [eth0.clone(), route, host.clone()]
+    );
+    assert_eq!(folded(&[&overrun, &overrun, &host, &eth0]), [overrun, eth0]);
 }

@@ -272,7 +272,7 @@ impl Watch {
     fn silence(&mut self, reason: &dyn Display) {
         self.ready.push_back(StoreEvent::Silent {
             since: Instant::now(),
-            reason: reason.to_string(),
+            reason: format!("{}: {reason}", self.disk.directory.root.display()),
         });
     }
 }

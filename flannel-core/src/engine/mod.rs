@@ -3,17 +3,19 @@
 //! [`World`](world::World) knows everything and decides everything, without I/O; this file carries
 //! its wishes out and brings it the answers.
 
+mod files;
 mod options;
 mod pace;
+mod pass_log;
 mod peers;
 mod reasons;
 mod reconciler;
 mod registrar;
+mod surroundings;
 mod world;
 
 use std::future::{Future, pending};
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +23,6 @@ use futures_core::Stream;
 use futures_core::future::BoxFuture;
 use futures_core::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt};
-use ipnet::IpNet;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -29,8 +30,9 @@ pub use options::Options;
 
 use crate::{
     Applied, Backend, Changed, HostFacts, HostSource, KernelError, Lease, Object, Plan, RouteProgrammer,
-    Scope, Status, StoreError, StoreEvent, SubnetEnv, SubnetStore,
+    Scope, Status, StoreError, StoreEvent, SubnetStore,
 };
+use files::Files;
 use pace::Backoff;
 use reconciler::Work;
 use registrar::Request;
@@ -125,13 +127,9 @@ impl Engine {
         backends: Vec<Box<dyn Backend>>,
         options: Options,
     ) -> Self {
-        let files = Files {
-            env_path: options.subnet_env.clone(),
-            networks_path: options.networks_file.clone(),
-            ..Files::default()
-        };
+        let files = Files::new(&options);
         let world = World::new(options, backends, store.endpoints());
-        let status = watch::Sender::new(Arc::new(world.status()));
+        let status = watch::Sender::new(Arc::default());
         let audit = Arc::new(Notify::new());
         Self {
             store,
@@ -164,9 +162,10 @@ impl Engine {
         let mut io = Io::default();
         loop {
             let now = Instant::now();
+            self.ask(&mut io, now);
             self.world.conclude(now);
             self.start(&mut io, now);
-            self.tell();
+            self.tell(now);
             let wake = self.wake(&io);
             // Renewal and shutdown come before events, so that a flood cannot starve them.
             tokio::select! {
@@ -176,18 +175,25 @@ impl Engine {
                     self.world.answered(&request, answer, Instant::now());
                 }
                 () = until(wake) => {}
-                (result, started) = answer(&mut io.look) => self.world.looked(result, started, Instant::now()),
+                (result, started) = answer(&mut io.look) => {
+                    self.files.doubt();
+                    self.world.looked(result, started, Instant::now());
+                }
                 done = answer(&mut io.work) => match done {
                     Done::Dumped(result, started) => self.world.dumped(result, started, Instant::now()),
                     Done::Applied(plan, result) => self.world.applied(&plan, result, Instant::now()),
                 },
-                written = answer(&mut io.file) => {
-                    let problem = self.files.written(written, Instant::now());
-                    self.world.wrote(problem);
+                () = self.files.written() => {
+                    self.world.remembered(self.files.networks());
+                    let (env, networks) = self.files.problems();
+                    self.world.files(env, networks);
                 }
-                () = self.audit.notified() => self.world.audit(),
+                () = self.audit.notified() => {
+                    self.files.doubt();
+                    self.world.audit();
+                }
                 watched = answer(&mut io.watch) => match watched {
-                    Ok(events) => io.store_events = Some(events),
+                    Ok(events) => io.store_events = Some(events.fuse().boxed()),
                     Err(error @ StoreError::Unusable { .. }) => return Err(error),
                     Err(error) => {
                         self.world.store_failed(&error, Instant::now());
@@ -195,11 +201,19 @@ impl Engine {
                     }
                 },
                 event = next(&mut io.kernel_events) => match event {
-                    None => io.kernel_events = None,
+                    None => {
+                        io.kernel_events = None;
+                        io.kernel_again = Some(Instant::now() + io.kernel_backoff.next_delay());
+                    }
                     Some(event) => {
                         self.world.changed(event);
                         for event in ready(&mut io.kernel_events) {
                             self.world.changed(event);
+                        }
+                        // Leases are heard of even while the kernel never falls silent.
+                        let now = Instant::now();
+                        for event in ready(&mut io.store_events) {
+                            self.world.store_event(event, now);
                         }
                     }
                 },
@@ -221,7 +235,15 @@ impl Engine {
         }
     }
 
-    /// Starts whatever is to be done and is not being done yet.
+    /// Asks the store for whatever is to be asked. What can be decided without it is decided here.
+    fn ask(&mut self, io: &mut Io, now: Instant) {
+        if let Some(request) = self.world.next_request(now) {
+            let store = self.store.clone();
+            io.request = Some(async move { (request.clone(), ask(&*store, &request).await) }.boxed());
+        }
+    }
+
+    /// Starts whatever else is to be done and is not being done yet.
     fn start(&mut self, io: &mut Io, now: Instant) {
         if io.store_events.is_none() && io.watch.is_none() && io.watch_again.is_none_or(|at| now >= at) {
             let store = self.store.clone();
@@ -239,19 +261,9 @@ impl Engine {
                 .boxed(),
             );
         }
-        if io.file.is_none()
-            && let Some(task) = self
-                .files
-                .next(self.world.subnet_env(), self.world.networks(), now)
-        {
-            io.file = Some(write(task).boxed());
-        }
-        if let Some(request) = self.world.next_request(now) {
-            let store = self.store.clone();
-            io.request = Some(async move { (request.clone(), ask(&*store, &request).await) }.boxed());
-        }
-        let may_write = self.files.networks_are_known();
-        if let Some(work) = may_write.then(|| self.world.next_work(now)).flatten() {
+        self.files
+            .start(self.world.subnet_env(), self.world.networks(), now);
+        if let Some(work) = self.world.next_work(now) {
             let scope = self.world.scope().cloned().unwrap_or_default();
             io.work = Some(carry_out(self.programmer.clone(), scope, work, now).boxed());
         }
@@ -260,14 +272,17 @@ impl Engine {
     /// Watches the kernel where the network is; the watch comes before the first dump.
     fn watch_kernel(&mut self, io: &mut Io, now: Instant) {
         let Some(scope) = self.world.scope() else { return };
-        let current = io.kernel_events.is_some() && io.kernel_scope.as_ref() == Some(scope);
-        if current || io.kernel_again.is_some_and(|at| now < at) {
+        if io.kernel_events.is_some() && io.kernel_scope.as_ref() == Some(scope) {
+            io.kernel_again = None;
+            return;
+        }
+        if io.kernel_again.is_some_and(|at| now < at) {
             return;
         }
         let scope = scope.clone();
         match self.programmer.watch(&scope) {
             Ok(events) => {
-                io.kernel_events = Some(events);
+                io.kernel_events = Some(events.fuse().boxed());
                 io.kernel_scope = Some(scope);
                 io.kernel_again = None;
                 io.kernel_backoff = Backoff::default();
@@ -289,9 +304,9 @@ impl Engine {
             .min()
     }
 
-    fn tell(&self) {
-        let mut status = self.world.status();
-        status.settled &= self.files.env_is_written(self.world.subnet_env());
+    fn tell(&mut self, now: Instant) {
+        let mut status = self.world.status(now);
+        status.settled &= self.files.env_says(self.world.subnet_env().as_ref());
         self.status.send_if_modified(|told| {
             let news = **told != status;
             if news {
@@ -316,7 +331,6 @@ struct Io {
     request: Slot<(Request, Result<Option<Lease>, StoreError>)>,
     look: Slot<(Result<HostFacts, KernelError>, Instant)>,
     work: Slot<Done>,
-    file: Slot<Written>,
 }
 
 type Slot<T> = Option<BoxFuture<'static, T>>;
@@ -324,88 +338,6 @@ type Slot<T> = Option<BoxFuture<'static, T>>;
 enum Done {
     Dumped(Result<Vec<Object>, KernelError>, Instant),
     Applied(Plan, Result<Applied, KernelError>),
-}
-
-/// The files that say what the engine has come to.
-#[derive(Debug, Default)]
-struct Files {
-    env_path: Option<PathBuf>,
-    env: Option<SubnetEnv>,
-    networks_path: Option<PathBuf>,
-    networks: Option<Vec<IpNet>>,
-    backoff: Backoff,
-    not_before: Option<Instant>,
-}
-
-enum File {
-    Env(PathBuf, SubnetEnv),
-    Networks(PathBuf, Vec<IpNet>),
-}
-
-type Written = (File, Result<(), String>);
-
-impl Files {
-    /// What is to be written now.
-    fn next(&mut self, env: Option<SubnetEnv>, networks: Option<Vec<IpNet>>, now: Instant) -> Option<File> {
-        if self.not_before.is_some_and(|at| now < at) {
-            return None;
-        }
-        self.not_before = None;
-        let networks = networks.filter(|networks| self.networks.as_ref() != Some(networks));
-        if let (Some(path), Some(networks)) = (&self.networks_path, networks) {
-            return Some(File::Networks(path.clone(), networks));
-        }
-        let env = env.filter(|env| self.env.as_ref() != Some(env));
-        Some(File::Env(self.env_path.clone()?, env?))
-    }
-
-    /// What came of it; the answer is what is wrong, if anything.
-    fn written(&mut self, (file, result): Written, now: Instant) -> Option<String> {
-        if let Err(problem) = result {
-            self.not_before = Some(now + self.backoff.next_delay());
-            return Some(problem);
-        }
-        self.backoff = Backoff::default();
-        self.not_before = None;
-        match file {
-            File::Env(path, env) => {
-                let subnet = env.subnet().map(|subnet| subnet.to_string());
-                tracing::info!(file = %path.display(), subnet, mtu = env.mtu, "subnet file written");
-                self.env = Some(env);
-            }
-            File::Networks(_, networks) => self.networks = Some(networks),
-        }
-        None
-    }
-
-    fn env_is_written(&self, wanted: Option<SubnetEnv>) -> bool {
-        self.env_path.is_none() || self.env.is_some() && self.env == wanted
-    }
-
-    /// Where routes go is remembered before the first one is made.
-    const fn networks_are_known(&self) -> bool {
-        self.networks_path.is_none() || self.networks.is_some()
-    }
-
-    const fn wake(&self) -> Option<Instant> {
-        self.not_before
-    }
-}
-
-async fn write(file: File) -> Written {
-    let task = tokio::task::spawn_blocking(move || {
-        let result = match &file {
-            File::Env(path, env) => env.write(path).map_err(|error| error.to_string()),
-            File::Networks(path, networks) => crate::state_dir::remember_networks(path, networks)
-                .map_err(|error| format!("cannot write {}: {error}", path.display())),
-        };
-        (file, result)
-    });
-    match task.await {
-        Ok(written) => written,
-        // Only a runtime that is shutting down cancels it.
-        Err(_) => pending().await,
-    }
 }
 
 async fn ask(store: &dyn SubnetStore, request: &Request) -> Result<Option<Lease>, StoreError> {

@@ -35,30 +35,38 @@ impl Backoff {
 /// Keeps a repeated look from taking over. The first is never delayed.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Pace {
+    /// When the last look ended, and what has to pass before the next.
     last: Option<(Instant, Duration)>,
+    backoff: Backoff,
 }
 
 impl Pace {
-    /// When the last look ended.
-    pub(super) fn last(&self) -> Option<Instant> {
-        self.last.map(|(ended, _)| ended)
-    }
-
-    /// The earliest time for the next look.
-    pub(super) fn next_allowed(&self) -> Instant {
-        self.last.map_or_else(Instant::now, |(ended, took)| {
-            ended + took.saturating_mul(GAP_PER_LOOK).clamp(SHORTEST_GAP, LONGEST_GAP)
+    /// The earliest time for the next look: as soon as may be when it is `wanted`, and otherwise
+    /// when one is due anyway.
+    pub(super) fn next(&self, wanted: bool, every: Duration) -> Instant {
+        self.last.map_or_else(Instant::now, |(ended, gap)| {
+            ended + if wanted { gap } else { gap.max(every) }
         })
     }
 
-    /// Whether a look may begin.
-    pub(super) fn allows(&self, now: Instant) -> bool {
-        self.last.is_none() || now >= self.next_allowed()
+    /// Whether to look now.
+    pub(super) fn is_due(&self, wanted: bool, every: Duration, now: Instant) -> bool {
+        self.last.is_none() || now >= self.next(wanted, every)
     }
 
     /// A look has ended.
     pub(super) fn ended(&mut self, started: Instant, now: Instant) {
-        self.last = Some((now, now.saturating_duration_since(started)));
+        let took = now.saturating_duration_since(started);
+        let gap = took.saturating_mul(GAP_PER_LOOK).clamp(SHORTEST_GAP, LONGEST_GAP);
+        self.last = Some((now, gap));
+        self.backoff = Backoff::default();
+    }
+
+    /// A look has come to nothing: how long that took says nothing about the next.
+    pub(super) fn failed(&mut self, now: Instant) -> Duration {
+        let delay = self.backoff.next_delay();
+        self.last = Some((now, delay));
+        delay
     }
 }
 
@@ -77,14 +85,48 @@ mod tests {
         assert_eq!((0..100).map(|_| backoff.next_delay()).max(), Some(LONGEST_DELAY));
     }
 
+    const EVERY: Duration = Duration::from_secs(10);
+
+    const fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
     #[tokio::test(start_paused = true)]
     async fn looks_are_20_times_their_length_apart() {
         let mut pace = Pace::default();
         let start = Instant::now();
-        assert_eq!(pace.next_allowed(), start);
-        pace.ended(start, start + Duration::from_millis(1));
-        assert_eq!(pace.next_allowed(), start + Duration::from_millis(51));
-        pace.ended(start, start + Duration::from_millis(10));
-        assert_eq!(pace.next_allowed(), start + Duration::from_millis(210));
+        assert_eq!(pace.next(true, EVERY), start);
+        pace.ended(start, start + ms(1));
+        assert_eq!(pace.next(true, EVERY), start + ms(51));
+        pace.ended(start, start + ms(10));
+        assert_eq!(pace.next(true, EVERY), start + ms(210));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_that_nobody_wants_is_due_after_10_s() {
+        let mut pace = Pace::default();
+        let start = Instant::now();
+        assert!(pace.is_due(false, EVERY, start));
+        pace.ended(start, start + ms(1000));
+        assert_eq!(pace.next(true, EVERY), start + ms(1500));
+        assert_eq!(pace.next(false, EVERY), start + ms(11_000));
+        assert!(!pace.is_due(false, EVERY, start + ms(10_999)));
+        assert!(pace.is_due(false, EVERY, start + ms(11_000)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_that_ran_into_its_deadline_is_tried_again_after_100_ms_and_then_less_often() {
+        let mut pace = Pace::default();
+        let start = Instant::now();
+        let late = start + ms(30_000);
+        assert_eq!(pace.failed(late), ms(100));
+        assert_eq!(pace.next(true, EVERY), late + ms(100));
+        assert_eq!(pace.failed(late), ms(200));
+        for _ in 0..20 {
+            pace.failed(late);
+        }
+        assert_eq!(pace.next(false, EVERY), late + ms(30_000));
+        pace.ended(late, late);
+        assert_eq!(pace.failed(late), ms(100));
     }
 }

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::reconciler::Reconciler;
+use crate::admit::Known;
 use crate::{Admission, Backend, Context, Desired, Lease, Leases, NodeId, ObjectId, Refusal, SubnetKey};
 
 /// How long a lease that a wiped or cut-off store no longer shows is kept for.
@@ -78,17 +79,19 @@ impl Peers {
         let (attrs, created) = (lease.attrs.clone(), lease.created);
         let before = self.leases.insert(lease);
         self.generation += 1;
-        if before.is_none_or(|before| before.attrs != attrs || before.created != created) {
-            self.mark(subnet);
+        match before {
+            Some(before) if before.attrs == attrs && before.created == created => {}
+            Some(before) => self.mark(subnet, before.created.min(created)),
+            None => self.mark(subnet, created),
         }
     }
 
     /// A lease is gone.
     pub(super) fn delete(&mut self, subnet: &SubnetKey) {
         self.kept.remove(subnet);
-        if self.leases.remove(subnet).is_some() {
+        if let Some(lease) = self.leases.remove(subnet) {
             self.generation += 1;
-            self.mark(*subnet);
+            self.mark(*subnet, lease.created);
         }
     }
 
@@ -154,8 +157,9 @@ impl Peers {
         context: &Context<'_>,
         reconciler: &mut Reconciler,
     ) {
+        let mut known = Known::new();
         for subnet in std::mem::take(&mut self.dirty) {
-            let (verdict, desired) = self.judge(&subnet, admission, backend, context);
+            let (verdict, desired) = self.judge(&subnet, admission, backend, context, &mut known);
             let before = match self.verdicts.get(&subnet) {
                 Some(Verdict::Peer(objects)) => objects.clone(),
                 _ => BTreeSet::new(),
@@ -182,6 +186,7 @@ impl Peers {
         admission: &Admission<'_>,
         backend: &dyn Backend,
         context: &Context<'_>,
+        known: &mut Known,
     ) -> (Option<Verdict>, Desired) {
         let mut desired = Desired::default();
         let Some(lease) = self
@@ -191,7 +196,7 @@ impl Peers {
         else {
             return (None, desired);
         };
-        let verdict = match admission.admit(lease, &self.leases) {
+        let verdict = match admission.admit_knowing(lease, &self.leases, known) {
             Err(Refusal::Backend(_)) => Verdict::Elsewhere,
             Err(refusal) => Verdict::Refused(refusal),
             Ok(()) => match backend.peer(context, lease, &mut desired) {
@@ -230,17 +235,22 @@ impl Peers {
         }
     }
 
-    /// A lease changed: so may the standing of those that share addresses with it, and with them.
-    fn mark(&mut self, subnet: SubnetKey) {
-        let mut reached = vec![subnet];
+    /// A lease of this age changed: so may the standing of younger ones that share addresses with
+    /// it, and of younger ones still that share addresses with those.
+    fn mark(&mut self, subnet: SubnetKey, created: u64) {
+        let mut reached = vec![(created, subnet)];
         let mut seen = BTreeSet::from([subnet]);
-        while let Some(subnet) = reached.pop() {
+        while let Some((created, subnet)) = reached.pop() {
             self.dirty.insert(subnet);
             for other in self.leases.overlapping(&subnet) {
-                if seen.insert(other.subnet) {
-                    reached.push(other.subnet);
+                if (other.created, other.subnet) > (created, subnet) && seen.insert(other.subnet) {
+                    reached.push((other.created, other.subnet));
                 }
             }
         }
     }
 }
+
+#[cfg(test)]
+#[path = "peers_tests.rs"]
+mod tests;

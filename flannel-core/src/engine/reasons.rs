@@ -11,19 +11,30 @@ use crate::Reason;
 /// What keeps us waiting is said this often.
 const REMIND_EVERY: Duration = Duration::from_secs(30);
 
+/// What only takes its usual time is not worth a line before this.
+const USUAL_TIME: Duration = Duration::from_secs(1);
+
 /// Why there is no lease while the store is being asked for one.
 pub(super) const NO_LEASE_YET: &str = "no lease yet";
 
 /// At most one reason of each kind.
 #[derive(Debug, Default)]
 pub(super) struct Reasons {
-    all: Vec<(Reason, Option<Instant>)>,
+    all: Vec<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    reason: Reason,
+    /// When it is to be said next; `None`: it is new.
+    next: Option<Instant>,
+    said: bool,
 }
 
 impl Reasons {
     /// The reasons, in a stable order.
     pub(super) fn list(&self) -> Vec<Reason> {
-        let mut list: Vec<Reason> = self.all.iter().map(|(reason, _)| reason.clone()).collect();
+        let mut list: Vec<Reason> = self.all.iter().map(|entry| entry.reason.clone()).collect();
         list.sort();
         list
     }
@@ -31,10 +42,24 @@ impl Reasons {
     /// Puts a reason in place of the one of its kind.
     pub(super) fn set(&mut self, reason: Reason) {
         let kind = discriminant(&reason);
-        match self.all.iter_mut().find(|(other, _)| discriminant(other) == kind) {
-            Some((other, _)) if *other == reason => {}
-            Some(entry) => *entry = (reason, None),
-            None => self.all.push((reason, None)),
+        match self
+            .all
+            .iter_mut()
+            .find(|entry| discriminant(&entry.reason) == kind)
+        {
+            Some(entry) if entry.reason == reason => {}
+            Some(entry) => {
+                // The counts change with every try.
+                if !matches!(reason, Reason::Routes { .. }) {
+                    entry.next = None;
+                }
+                entry.reason = reason;
+            }
+            None => self.all.push(Entry {
+                reason,
+                next: None,
+                said: false,
+            }),
         }
     }
 
@@ -48,10 +73,10 @@ impl Reasons {
 
     /// It is over.
     pub(super) fn clear(&mut self, kind: fn(&Reason) -> bool) {
-        self.all.retain(|(reason, said)| {
-            let over = kind(reason);
-            if over && said.is_some() {
-                info!(was = %reason, "no longer waiting");
+        self.all.retain(|entry| {
+            let over = kind(&entry.reason);
+            if over && entry.said {
+                info!(was = %entry.reason, "no longer waiting");
             }
             !over
         });
@@ -59,24 +84,34 @@ impl Reasons {
 
     /// Says what is new, and what has not been said for a while.
     pub(super) fn remind(&mut self, now: Instant) {
-        for (reason, said) in &mut self.all {
-            if said.is_none_or(|at| now >= at + REMIND_EVERY) {
-                *said = Some(now);
-                match reason {
-                    // What only takes its usual time is not worth a warning.
-                    Reason::NoSnapshot => info!(%reason, "waiting"),
-                    Reason::Lease(text) if text == NO_LEASE_YET => info!(%reason, "waiting"),
-                    _ => warn!(%reason, "waiting"),
-                }
+        for entry in &mut self.all {
+            let reason = &entry.reason;
+            let due = *entry.next.get_or_insert_with(|| now + first_said_after(reason));
+            if now >= due {
+                entry.next = Some(now + REMIND_EVERY);
+                entry.said = true;
+                warn!(reason = %entry.reason, "waiting");
             }
         }
     }
 
     /// When [`Reasons::remind`] has something to say.
     pub(super) fn wake(&self) -> Option<Instant> {
-        self.all
-            .iter()
-            .filter_map(|(_, said)| Some((*said)? + REMIND_EVERY))
-            .min()
+        self.all.iter().filter_map(|entry| entry.next).min()
     }
 }
+
+/// Most reasons are said at once.
+fn first_said_after(reason: &Reason) -> Duration {
+    match reason {
+        Reason::NoSnapshot => USUAL_TIME,
+        Reason::Lease(text) if text == NO_LEASE_YET => USUAL_TIME,
+        // Each failure has a line of its own.
+        Reason::Routes { .. } => REMIND_EVERY,
+        _ => Duration::ZERO,
+    }
+}
+
+#[cfg(test)]
+#[path = "reasons_tests.rs"]
+mod tests;

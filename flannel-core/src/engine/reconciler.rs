@@ -1,15 +1,18 @@
 //! Keeps `have` equal to `want`. No I/O: it says what to do next, and is told what came of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::pace::{Backoff, Pace};
+use super::pass_log::{Counts, PassLog};
 use crate::plan::diff_of;
 use crate::{
-    Applied, Changed, KernelError, Object, ObjectId, Op, OpError, OpErrorKind, Owner, Ownership, Plan, State,
+    Applied, Changed, KernelError, Object, ObjectId, Op, OpError, OpErrorKind, Ownership, PeerCounts, Plan,
+    RouteId, State,
 };
 
 /// The kernel is looked at this often even when it is silent.
@@ -17,9 +20,6 @@ const AUDIT_EVERY: Duration = Duration::from_secs(10);
 
 /// Operations of one plan: what is in the kernel's hands before shutdown and renewal are looked at.
 const LARGEST_PLAN: usize = 1024;
-
-/// Lines that one pass may log about single objects.
-const LINES_PER_PASS: usize = 100;
 
 /// What is to be done with the kernel.
 #[derive(Debug)]
@@ -42,11 +42,22 @@ struct Failing {
     backoff: Backoff,
     due: Instant,
     error: OpError,
+    /// The last look has shown something of the operator's in the place: until that is gone, trying
+    /// again is of no use.
+    blocked: bool,
+}
+
+impl Failing {
+    fn due(&self) -> Option<Instant> {
+        (!self.blocked).then_some(self.due)
+    }
 }
 
 /// The desired state, what is known of the kernel's, and exactly where they differ.
 #[derive(Debug)]
 pub(super) struct Reconciler {
+    /// The protocol that marks our routes.
+    protocol: u8,
     want: State,
     have: State,
     foreign: Vec<Object>,
@@ -57,17 +68,23 @@ pub(super) struct Reconciler {
     known: bool,
     audit_wanted: bool,
     audits: Pace,
-    audit_backoff: Backoff,
+    /// Why the last request had no answer.
+    trouble: Option<String>,
+    backoff: Backoff,
     not_before: Option<Instant>,
     pub(super) repairs: u64,
-    pub(super) settled: bool,
+    /// What has been done so far; `None` once the kernel has been as it ought to be.
+    start: Option<Counts>,
+    /// Failures that the log has told of.
+    told: BTreeMap<ObjectId, OpErrorKind>,
     seen_in_flight: Vec<Changed>,
     in_flight: bool,
 }
 
 impl Reconciler {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(protocol: u8) -> Self {
         Self {
+            protocol,
             want: State::new(),
             have: State::new(),
             foreign: Vec::new(),
@@ -76,10 +93,12 @@ impl Reconciler {
             known: false,
             audit_wanted: true,
             audits: Pace::default(),
-            audit_backoff: Backoff::default(),
+            trouble: None,
+            backoff: Backoff::default(),
             not_before: None,
             repairs: 0,
-            settled: false,
+            start: Some(Counts::default()),
+            told: BTreeMap::new(),
             seen_in_flight: Vec::new(),
             in_flight: false,
         }
@@ -98,6 +117,11 @@ impl Reconciler {
         self.known
     }
 
+    /// Why nothing is known of the kernel at present.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.trouble.clone()
+    }
+
     /// The wanted objects that are not there as they ought to be.
     pub(super) fn missing(&self) -> impl Iterator<Item = ObjectId> + '_ {
         self.unlike
@@ -111,8 +135,48 @@ impl Reconciler {
         self.failing.iter().map(|(id, failing)| (*id, &failing.error))
     }
 
+    /// Whether a destination of ours is in the kernel for which this holds.
+    pub(super) fn have_any(&self, holds: impl Fn(IpNet) -> bool) -> bool {
+        self.have.keys().any(|ObjectId::Route(id)| holds(id.destination))
+    }
+
+    /// Whether the kernel has ever been as it ought to be.
+    pub(super) const fn has_settled(&self) -> bool {
+        self.start.is_none()
+    }
+
+    /// Says in the log that the kernel is as it ought to be, the first time that it is.
+    pub(super) fn note_settled(&mut self, peers: PeerCounts) {
+        if !self.is_settled() {
+            return;
+        }
+        if let Some(Counts {
+            added,
+            replaced,
+            removed,
+            ..
+        }) = self.start.take()
+        {
+            let PeerCounts {
+                desired,
+                failed,
+                refused,
+                ..
+            } = peers;
+            let what = if failed == 0 {
+                "routes are in place"
+            } else {
+                "routes are in place but for those that failed"
+            };
+            info!(
+                peers = desired,
+                refused, failed, added, replaced, removed, "{what}"
+            );
+        }
+    }
+
     /// Whether the kernel is as it ought to be, but for what keeps failing.
-    pub(super) fn is_settled(&self) -> bool {
+    fn is_settled(&self) -> bool {
         self.known && !self.in_flight && self.unlike.keys().all(|id| self.failing.contains_key(id))
     }
 
@@ -124,7 +188,10 @@ impl Reconciler {
         }
         match object {
             Some(object) => drop(self.want.insert(id, object)),
-            None => drop(self.want.remove(&id)),
+            None => {
+                self.want.remove(&id);
+                self.disown(id);
+            }
         }
         self.failing.remove(&id);
         self.compare(id, Cause::Asked);
@@ -148,7 +215,7 @@ impl Reconciler {
             return None;
         }
         self.not_before = None;
-        if self.audit_due(now) {
+        if self.audits.is_due(self.audit_wanted, AUDIT_EVERY, now) {
             self.audit_wanted = false;
             self.in_flight = true;
             return Some(Work::Dump);
@@ -166,18 +233,10 @@ impl Reconciler {
         if self.in_flight {
             return None;
         }
-        let periodic = self.audits.last().map(|last| last + AUDIT_EVERY);
-        let audit = if self.audit_wanted {
-            Some(self.audits.next_allowed())
-        } else {
-            periodic
-        };
-        let retry = self.failing.values().map(|failing| failing.due).min();
-        let earliest = audit.into_iter().chain(retry).min();
-        match (earliest, self.not_before) {
-            (Some(at), Some(not_before)) => Some(at.max(not_before)),
-            (at, not_before) => at.or(not_before),
-        }
+        let audit = self.audits.next(self.audit_wanted, AUDIT_EVERY);
+        let retry = self.failing.values().filter_map(Failing::due);
+        let earliest = retry.fold(audit, Instant::min);
+        Some(self.not_before.map_or(earliest, |at| at.max(earliest)))
     }
 
     /// The kernel answered a dump.
@@ -190,19 +249,25 @@ impl Reconciler {
         now: Instant,
     ) {
         self.in_flight = false;
-        self.audits.ended(started, now);
         let dump = match result {
             Ok(dump) => dump,
             Err(error) => return self.no_answer(&error, now),
         };
-        self.audit_backoff = Backoff::default();
+        self.audits.ended(started, now);
+        self.backoff = Backoff::default();
+        self.trouble = None;
         self.not_before = None;
         let (have, foreign) = ownership.split(dump, peer_subnet);
-        let before = std::mem::replace(&mut self.have, have);
-        self.foreign = foreign;
+        let had = std::mem::replace(&mut self.have, have);
+        let stood = std::mem::replace(&mut self.foreign, foreign);
         // A failure that met another kernel says nothing about this one.
+        let (stood, stands) = (places(&stood), places(&self.foreign));
         let have = &self.have;
-        self.failing.retain(|id, _| before.get(id) == have.get(id));
+        self.failing
+            .retain(|id, _| had.get(id) == have.get(id) && stood.contains(id) == stands.contains(id));
+        for (id, failing) in &mut self.failing {
+            failing.blocked = stands.contains(id);
+        }
         let asked = std::mem::take(&mut self.unlike);
         let ids: Vec<ObjectId> = self.have.keys().chain(self.want.keys()).copied().collect();
         for id in ids {
@@ -211,6 +276,7 @@ impl Reconciler {
         }
         let unlike = &self.unlike;
         self.failing.retain(|id, _| unlike.contains_key(id));
+        self.told.retain(|id, _| unlike.contains_key(id));
         self.known = true;
         self.replay(ownership);
     }
@@ -249,7 +315,8 @@ impl Reconciler {
             Changed::Vanished(object) => {
                 self.have.get(&object.id()) == Some(object) || self.foreign.contains(object)
             }
-            Changed::Host | Changed::Overrun => true,
+            Changed::Down(_) | Changed::Overrun => true,
+            Changed::Host => false,
         };
         self.audit_wanted |= relevant && change.in_scope(ownership);
     }
@@ -260,13 +327,11 @@ impl Reconciler {
         }
     }
 
-    fn audit_due(&self, now: Instant) -> bool {
-        let periodic = self.audits.last().is_none_or(|last| now >= last + AUDIT_EVERY);
-        (self.audit_wanted || periodic) && self.audits.allows(now)
-    }
-
     fn plan(&self, now: Instant) -> Plan {
-        let due = |id: &ObjectId| self.failing.get(id).is_none_or(|failing| failing.due <= now);
+        let due = |id: &ObjectId| {
+            let failing = self.failing.get(id);
+            failing.is_none_or(|failing| failing.due().is_some_and(|at| at <= now))
+        };
         let due: Vec<ObjectId> = self.unlike.keys().copied().filter(due).collect();
         let (wanted, gone): (Vec<_>, Vec<_>) = due.into_iter().partition(|id| self.want.contains_key(id));
         let gone = gone.into_iter().rev();
@@ -284,14 +349,14 @@ impl Reconciler {
             .iter()
             .map(|(index, error)| (*index, error))
             .collect();
-        let mut log = PassLog::new(self.settled, plan.len());
+        let mut log = PassLog::new(self.start.is_some(), plan.len());
         for (index, op) in plan.iter().enumerate() {
             let id = op.id();
             let gone_already =
                 |error: &&OpError| matches!(op, Op::Remove(_)) && error.kind == OpErrorKind::Gone;
             match failed.remove(&index) {
                 Some(error) if !gone_already(&error) => {
-                    log.failed(op, error, self.failing.contains_key(&id));
+                    log.failed(op, error, self.told.insert(id, error.kind) == Some(error.kind));
                     self.fail(id, error.clone(), now);
                 }
                 _ => {
@@ -307,109 +372,84 @@ impl Reconciler {
                 }
             }
         }
-        log.end();
+        let counts = log.end();
+        if let Some(start) = &mut self.start {
+            start.add(counts);
+        }
     }
 
     fn fail(&mut self, id: ObjectId, error: OpError, now: Instant) {
+        self.audit_wanted = true;
+        if !self.unlike.contains_key(&id) {
+            // Meanwhile it is no longer asked for.
+            return;
+        }
         let mut backoff = self
             .failing
             .remove(&id)
             .map(|failing| failing.backoff)
             .unwrap_or_default();
         let due = now + backoff.next_delay();
-        self.failing.insert(id, Failing { backoff, due, error });
-        self.audit_wanted = true;
+        let failing = Failing {
+            backoff,
+            due,
+            error,
+            blocked: false,
+        };
+        self.failing.insert(id, failing);
     }
 
     /// It is not known what the kernel did: look again, and not at once if that goes on.
     fn no_answer(&mut self, error: &KernelError, now: Instant) {
         self.audit_wanted = true;
-        let delay = self.audit_backoff.next_delay();
+        let delay = self.backoff.next_delay();
         self.not_before = Some(now + delay);
+        self.trouble = Some(error.to_string());
         warn!(%error, retry_in = ?delay, "no answer from the kernel");
+    }
+
+    /// Nobody wants it any longer. What does not carry our mark was to be corrected, and is the
+    /// operator's again.
+    fn disown(&mut self, id: ObjectId) {
+        let marked = |Object::Route(route): &Object| route.protocol == self.protocol;
+        if self.have.get(&id).is_some_and(|object| !marked(object)) {
+            self.foreign.extend(self.have.remove(&id));
+        }
     }
 
     fn compare(&mut self, id: ObjectId, cause: Cause) {
         if self.have.get(&id) == self.want.get(&id) {
             self.unlike.remove(&id);
             self.failing.remove(&id);
+            self.told.remove(&id);
         } else {
             self.unlike.insert(id, cause);
         }
     }
 }
 
+/// The places at which objects of others keep ours out.
+fn places(foreign: &[Object]) -> BTreeSet<ObjectId> {
+    let place = |Object::Route(route): &Object| {
+        ObjectId::Route(RouteId {
+            position: 0,
+            ..route.id
+        })
+    };
+    foreign.iter().map(place).collect()
+}
+
 impl Changed {
     fn in_scope(&self, ownership: &Ownership) -> bool {
         match self {
-            Self::Appeared(object) | Self::Vanished(object) => {
-                let Object::Route(route) = object;
-                ownership.owner(route, |_| true) != Owner::Foreign
-                    || ownership.scope.covers(route.id.destination)
+            Self::Appeared(Object::Route(route)) | Self::Vanished(Object::Route(route)) => {
+                ownership.scope.covers(route.id.destination)
             }
-            Self::Host | Self::Overrun => true,
+            Self::Host | Self::Down(_) | Self::Overrun => true,
         }
     }
 }
 
-/// One line per change, one summary for a pass at start.
-struct PassLog {
-    lines: Option<usize>,
-    counts: [usize; 4],
-}
-
-impl PassLog {
-    const fn new(settled: bool, ops: usize) -> Self {
-        let lines = if settled || ops == 1 {
-            Some(LINES_PER_PASS)
-        } else {
-            None
-        };
-        Self {
-            lines,
-            counts: [0; 4],
-        }
-    }
-
-    fn line(&mut self) -> bool {
-        match &mut self.lines {
-            Some(left) if *left > 0 => {
-                *left -= 1;
-                true
-            }
-            _ => false,
-        }
-    }
-
-    fn done(&mut self, op: &Op, drift: bool) {
-        let (slot, what) = match (op, drift) {
-            (Op::Add(_), false) => (0, "route added"),
-            (Op::Add(_), true) => (0, "route restored"),
-            (Op::Replace { .. }, false) => (1, "route replaced"),
-            (Op::Replace { .. }, true) => (1, "route corrected"),
-            (Op::Remove(_), _) => (2, "route removed"),
-        };
-        self.counts[slot] += 1;
-        if !self.line() {
-            return;
-        }
-        match op {
-            Op::Add(object) | Op::Remove(object) => info!(route = %object, "{what}"),
-            Op::Replace { from, to } => info!(route = %to, was = %from, "{what}"),
-        }
-    }
-
-    fn failed(&mut self, op: &Op, error: &OpError, again: bool) {
-        self.counts[3] += 1;
-        if !again && self.line() {
-            warn!(route = %op.id(), %error, "route failed; trying again with backoff");
-        }
-    }
-
-    fn end(self) {
-        let [added, replaced, removed, failed] = self.counts;
-        if self.lines.is_none_or(|left| left == 0) {
-            info!(added, replaced, removed, failed, "routes programmed");
-        }
-    }
-}
+#[cfg(test)]
+#[path = "reconciler_tests.rs"]
+mod tests;

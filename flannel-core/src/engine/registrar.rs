@@ -17,6 +17,9 @@ use crate::{
 /// A lease is renewed when this part of its life is left, or the margin if that is less.
 const RENEW_AT: u32 = 3;
 
+/// A claimed lease that the watch has not shown by then is asked about.
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(1);
+
 /// Former addresses of ours that are remembered.
 const PUBLISHED: usize = 16;
 
@@ -43,6 +46,13 @@ impl Request {
             Self::Release(lease) => lease.subnet,
         }
     }
+}
+
+/// Whose a lease is, for the log: its addresses, and its node id if it has one.
+fn holder(lease: &Lease) -> String {
+    let addresses = lease.attrs.public.iter().map(|(_, address)| address.to_string());
+    let node = lease.attrs.node.map(|node| format!("node {node}"));
+    addresses.chain(node).collect::<Vec<_>>().join(" ")
 }
 
 /// A request that is under way.
@@ -85,11 +95,10 @@ pub(super) struct Registrar {
     not_before: Option<Instant>,
     in_flight: bool,
     asked: Option<Asked>,
-    /// Whether the lease may have changed since the store said that it is ours.
-    unsure: bool,
+    /// When to ask whether a claimed lease is still ours: until the watch has shown it, nobody would
+    /// say that it is gone.
+    ask_again: Option<Instant>,
     trouble: Option<String>,
-    /// Something was settled without asking the store: no answer will come to draw conclusions from.
-    pub(super) decided: bool,
 }
 
 impl Registrar {
@@ -110,9 +119,8 @@ impl Registrar {
             not_before: None,
             in_flight: false,
             asked: None,
-            unsure: false,
+            ask_again: None,
             trouble: None,
-            decided: false,
         }
     }
 
@@ -147,6 +155,19 @@ impl Registrar {
         self.considered = None;
     }
 
+    /// What the store has: all of it.
+    pub(super) fn observe_all(&mut self, leases: &[Lease]) {
+        let own = self.own.as_ref().map(|own| own.subnet);
+        let asked = self.asked.as_ref().map(|asked| asked.subnet);
+        let absent = |subnet: &SubnetKey| leases.iter().all(|lease| lease.subnet != *subnet);
+        for gone in own.into_iter().chain(asked).filter(absent) {
+            self.observe(&gone, None);
+        }
+        for lease in leases {
+            self.observe(&lease.subnet, Some(lease));
+        }
+    }
+
     /// What the store has under our subnet changed: `now_there` is what it is.
     pub(super) fn observe(&mut self, subnet: &SubnetKey, now_there: Option<&Lease>) {
         self.wish.taken.remove(subnet);
@@ -167,7 +188,11 @@ impl Registrar {
                 warn!(%subnet, "our lease was removed; taking it again");
                 self.let_go();
             }
-            Some(lease) if lease.attrs.node == own.attrs.node && lease.attrs.public == own.attrs.public => {
+            // An address that we no longer have is put right by the next request.
+            Some(lease)
+                if lease.attrs.node == own.attrs.node && self.published.contains(&lease.attrs.public) =>
+            {
+                self.ask_again = None;
                 // A late event may carry less life than the renewal that overtook it.
                 let expires = lease.expires.map(|at| own.expires.map_or(at, |own| at.max(own)));
                 self.adopt(Lease {
@@ -175,17 +200,11 @@ impl Registrar {
                     ..lease.clone()
                 });
             }
-            Some(lease)
-                if lease.attrs.node == own.attrs.node && self.published.contains(&lease.attrs.public) =>
-            {
-                info!(%subnet, "our lease carries a former address of ours; telling the others");
-                self.let_go();
-            }
             Some(lease) => {
                 self.lost |= lease.attrs.node.is_some() || lease.attrs.public != own.attrs.public;
                 error!(
                     %subnet,
-                    holder = ?lease.attrs.public,
+                    holder = %holder(lease),
                     "our lease is now another's; taking another subnet"
                 );
                 self.let_go();
@@ -200,21 +219,25 @@ impl Registrar {
         }
         self.not_before = None;
         let request = match &self.own {
-            Some(own) if self.unsure || self.due(own, view.attrs, now) => {
-                let attrs = LeaseAttrs {
-                    unknown: own.attrs.unknown.clone(),
-                    ..view.attrs.clone()
-                };
+            Some(own) if self.ask_again.is_some_and(|at| now >= at) || self.due(own, view.attrs, now) => {
                 Some(Request::Keep {
                     own: own.clone(),
-                    attrs,
+                    attrs: over(own, view.attrs),
                 })
             }
-            Some(_) => self.leftovers.pop().map(Request::Release),
+            Some(_) => {
+                // Whatever failed has come to be as it ought to, or need not any longer.
+                self.trouble = None;
+                self.backoff = Backoff::default();
+                self.leftovers.pop().map(Request::Release)
+            }
             None => self.find(view, now),
         };
+        // The event of a write may come before its answer, and carries what is being published.
+        if let Some(Request::Claim { attrs, .. } | Request::Keep { attrs, .. }) = &request {
+            self.remember(attrs.public);
+        }
         self.in_flight = request.is_some();
-        self.unsure &= !matches!(request, Some(Request::Keep { .. }));
         self.asked = request.as_ref().map(|request| Asked {
             subnet: request.subnet(),
             overtaken: None,
@@ -227,21 +250,22 @@ impl Registrar {
         if self.in_flight {
             return None;
         }
-        let renewal = self.own.as_ref().and_then(|own| self.renewal(own));
-        match (self.not_before, renewal) {
-            (Some(not_before), Some(renewal)) => Some(renewal.max(not_before)),
-            (not_before, renewal) => not_before.or(renewal),
-        }
+        let own = self.own.as_ref();
+        let renewal = own.and_then(|own| self.renewal(own));
+        let question = self.ask_again.filter(|_| own.is_some());
+        self.not_before
+            .or_else(|| renewal.into_iter().chain(question).min())
     }
 
-    /// The store's answer. Tells whether it is what the store has now, as far as anybody can know:
-    /// an event may have overtaken the answer.
+    /// The store's answer. Tells whether it is the store's last word, as far as anybody can know: an
+    /// event may have overtaken it.
     pub(super) fn done(
         &mut self,
         request: &Request,
         result: Result<Option<Lease>, StoreError>,
         now: Instant,
     ) -> bool {
+        let mut certain = true;
         let overtaken = self.asked.take().and_then(|asked| asked.overtaken);
         self.in_flight = false;
         self.not_before = None;
@@ -254,12 +278,20 @@ impl Registrar {
                         info!(subnet = %lease.subnet, "lease acquired");
                     }
                     self.life = lease.expires.map(|at| at.saturating_duration_since(now));
-                    // Which came first cannot be told; renewing tells whether it is still ours.
-                    self.unsure = overtaken.is_some_and(|there| there != Some(lease.token));
+                    let confirmed = overtaken == Some(Some(lease.token));
+                    // Which came first, answer or event, cannot be told; the next answer tells.
+                    certain = confirmed || overtaken.is_none();
+                    self.ask_again = match request {
+                        _ if confirmed => None,
+                        _ if !certain => Some(now),
+                        Request::Claim { .. } => Some(now + CONFIRMED_WITHIN),
+                        _ => self.ask_again.map(|_| now + CONFIRMED_WITHIN),
+                    };
                     self.adopt(lease);
                 }
             }
             (Request::Claim { subnet, seen, .. }, Err(StoreError::Taken { .. })) => {
+                self.trouble = None;
                 if seen.is_none() {
                     // Its lease has not been seen yet; the next choice is another.
                     self.wish.taken.insert(*subnet);
@@ -270,11 +302,19 @@ impl Registrar {
                 self.considered = None;
             }
             (Request::Keep { own, .. }, Err(StoreError::LeaseLost { .. })) => {
+                self.trouble = None;
                 warn!(subnet = %own.subnet, "our lease is gone; taking it again if it is free");
                 self.let_go();
                 self.retry(now);
             }
-            (Request::Release(_), Err(error)) => warn!(%error, "a lease left over was not released"),
+            (Request::Release(_), Err(error)) => {
+                warn!(%error, "a lease left over was not released");
+                if self.own.is_none() {
+                    // It stands in our way.
+                    self.considered = None;
+                    self.retry(now);
+                }
+            }
             (_, Err(error)) => {
                 let text = error.to_string();
                 if self.trouble.as_ref() != Some(&text) {
@@ -284,7 +324,7 @@ impl Registrar {
                 self.retry(now);
             }
         }
-        !self.unsure
+        certain
     }
 
     fn retry(&mut self, now: Instant) {
@@ -311,15 +351,20 @@ impl Registrar {
         self.wish.taken = BTreeSet::new();
         self.wish.previous = Some(lease.subnet);
         self.held = Some(lease.subnet);
-        if !self.published.contains(&lease.attrs.public) {
-            self.published.truncate(PUBLISHED - 1);
-            self.published.insert(0, lease.attrs.public);
-        }
+        self.remember(lease.attrs.public);
         self.own = Some(lease);
+    }
+
+    /// Notes an address as one of ours, the latest first.
+    fn remember(&mut self, public: PerFamily<IpAddr>) {
+        self.published.retain(|known| *known != public);
+        self.published.truncate(PUBLISHED - 1);
+        self.published.insert(0, public);
     }
 
     fn let_go(&mut self) {
         self.own = None;
+        self.ask_again = None;
         self.considered = None;
     }
 
@@ -338,18 +383,19 @@ impl Registrar {
             public: view.public,
             lost: self.lost,
         };
-        let attrs = view.attrs.clone();
         match choose(view.config, view.leases, &me, &self.wish, view.protected) {
             Choice::Keep(lease) => {
-                self.decided = true;
                 info!(subnet = %lease.subnet, "lease found, keeping it");
                 self.life = self
                     .life
                     .or_else(|| lease.expires.map(|at| at.saturating_duration_since(now)));
                 self.leftovers = self.leftovers(view, lease.subnet);
-                let due = self.due(&lease, &attrs, now);
+                let due = self.due(&lease, view.attrs, now);
                 self.adopt(lease.clone());
-                due.then_some(Request::Keep { own: lease, attrs })
+                due.then(|| Request::Keep {
+                    attrs: over(&lease, view.attrs),
+                    own: lease,
+                })
             }
             Choice::TakeOver { lease, why } => {
                 let subnet = lease.subnet;
@@ -360,20 +406,16 @@ impl Registrar {
                     }
                     TakeOver::StateLost => warn!(
                         %subnet,
-                        former = ?lease.attrs.node,
+                        former = %holder(&lease),
                         "a lease with our address carries another node id, as after the loss of the state \
                          directory; taking it over"
                     ),
                 }
                 self.leftovers = self.leftovers(view, subnet);
-                let attrs = LeaseAttrs {
-                    unknown: lease.attrs.unknown.clone(),
-                    ..attrs
-                };
                 Some(Request::Claim {
                     subnet,
+                    attrs: over(&lease, view.attrs),
                     seen: Some(lease),
-                    attrs,
                 })
             }
             Choice::Create(subnet) => {
@@ -381,7 +423,7 @@ impl Registrar {
                 Some(Request::Claim {
                     subnet,
                     seen: None,
-                    attrs,
+                    attrs: view.attrs.clone(),
                 })
             }
             // What is in our own way is given back first.
@@ -395,7 +437,6 @@ impl Registrar {
                 view.leases.get(&by).cloned().map(Request::Release)
             }
             Choice::Wait(unavailable) => {
-                self.decided = true;
                 self.considered = Some(view.generation);
                 self.waiting = Some(unavailable);
                 if !self.wish.taken.is_empty() {
@@ -426,3 +467,15 @@ impl Registrar {
             && (address == public || self.published.contains(&address))
     }
 }
+
+/// What is to be written over a lease: its members that are nobody's here stay.
+fn over(lease: &Lease, attrs: &LeaseAttrs) -> LeaseAttrs {
+    LeaseAttrs {
+        unknown: lease.attrs.unknown.clone(),
+        ..attrs.clone()
+    }
+}
+
+#[cfg(test)]
+#[path = "registrar_tests.rs"]
+mod tests;

@@ -43,7 +43,9 @@ const DEFAULT_MTU: u32 = 1500;
 /// * A link that goes down, or away, takes its routes with it, IPv4 ones without an event. So does
 ///   the last IPv4 address of a link. One of several takes the IPv4 routes that prefer it as source.
 ///   Other routes stay when their gateway is no longer on the link.
-/// * Every change is announced, to whoever made it, too. No event tells a route's position.
+/// * Every change is announced, to whoever made it, too. No event tells a route's position. A link
+///   that goes down or away or loses an address is [`Changed::Down`], any other change to a link
+///   [`Changed::Host`].
 ///
 /// It is simpler than Linux in this: links keep their IPv6 addresses while they are down
 /// (`keep_addr_on_down`), no link has a link-local address unless it is given one, addresses do not
@@ -343,7 +345,7 @@ impl RouteProgrammer for FakeKernel {
                     Changed::Appeared(Object::Route(route)) | Changed::Vanished(Object::Route(route)) => {
                         scope.covers(route.id.destination)
                     }
-                    Changed::Host | Changed::Overrun => true,
+                    Changed::Host | Changed::Down(_) | Changed::Overrun => true,
                 };
                 if heard {
                     return Some((changed, (notices, scope)));

@@ -4,8 +4,11 @@
 //! What must always hold is checked after every step, and what must hold at rest when all faults
 //! are healed. A failure prints the seed; `SIM_SEED=… cargo test sim` replays it.
 
+mod checks;
+mod faults;
+mod watched;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,10 +17,11 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Cut, Failure, FakeKernel, FakeStore, FakeStoreClient, Operator};
+use self::watched::Watched;
+use super::{Failure, FakeKernel, FakeStore, FakeStoreClient, Holder};
 use crate::{
     Backend, Context, DEFAULT_PROTOCOL, Desired, Engine, EngineHandle, Family, Hop, Host, Lease, LeaseAttrs,
-    NodeId, Object, Op, OpErrorKind, Options, Published, Route, RouteId, Skip, StoreError,
+    NodeId, Options, Published, Route, Skip, StoreError, SubnetKey,
 };
 
 /// How long a lease of the simulation lives.
@@ -25,7 +29,7 @@ pub const TTL: Duration = Duration::from_secs(120);
 
 /// By then everything is as it ought to be, once all faults are healed: a lease that nobody renews
 /// has expired, what a wiped store forgot is let go, and the longest backoff is over.
-const AT_REST: Duration = Duration::from_secs(400);
+const AT_REST: Duration = Duration::from_secs(600);
 
 /// A backend of plain routes, as flannel's host-gw.
 #[derive(Debug, Clone, Copy, Default)]
@@ -61,14 +65,24 @@ pub struct SimHost {
     pub kernel: FakeKernel,
     /// Its connection to the store.
     pub client: FakeStoreClient,
-    node: NodeId,
+    /// Every id that it ever had; the last is its own.
+    nodes: Vec<NodeId>,
+    /// What its `subnet.env` would say.
+    previous: Option<SubnetKey>,
+    /// What its state directory would remember.
+    former: Vec<IpNet>,
     address: u32,
     has_uplink: bool,
+    /// What an operator has put into its kernel, and when.
+    statics: Vec<(Instant, Route)>,
+    /// How much of its kernel's log has been checked.
+    checked: usize,
     running: Option<Running>,
 }
 
 struct Running {
     handle: EngineHandle,
+    watched: Watched,
     stop: oneshot::Sender<()>,
     task: JoinHandle<Result<(), StoreError>>,
 }
@@ -78,6 +92,16 @@ impl SimHost {
     #[must_use]
     pub fn engine(&self) -> Option<&EngineHandle> {
         self.running.as_ref().map(|running| &running.handle)
+    }
+
+    /// How often its engine has looked for something to do since it was started.
+    #[must_use]
+    pub fn turns(&self) -> u64 {
+        self.running.as_ref().map_or(0, |running| running.watched.turns())
+    }
+
+    fn node(&self) -> NodeId {
+        *self.nodes.last().expect("an id")
     }
 
     /// The routes that carry our mark.
@@ -116,8 +140,14 @@ pub struct Sim {
     saved: Option<super::Saved>,
     next_address: u32,
     next_node: u128,
+    /// Whether the network has ever been larger.
+    enlarged: bool,
     history: Vec<String>,
-    checked: Vec<usize>,
+    holders: BTreeMap<SubnetKey, Holder>,
+    handovers_checked: usize,
+    restored: Vec<Instant>,
+    /// Subnets that flannel has written into.
+    flannels: BTreeSet<SubnetKey>,
 }
 
 /// The families of a simulated network.
@@ -147,6 +177,17 @@ impl SimFamilies {
             NETWORKS[0],
             self.v6(),
             NETWORKS[1],
+        )
+    }
+
+    /// The network and its neighbour; subnets are still given out in the first only.
+    fn enlarged(self) -> String {
+        format!(
+            r#"{{"EnableIPv4":{},"Network":"{}","SubnetMin":"10.5.1.0","SubnetMax":"10.5.255.0","EnableIPv6":{},"IPv6Network":"{}","IPv6SubnetMin":"fd05:0:0:1::","IPv6SubnetMax":"fd05:0:0:ffff::","Backend":{{"Type":"host-gw"}}}}"#,
+            self.v4(),
+            ENLARGED[0],
+            self.v6(),
+            ENLARGED[1],
         )
     }
 
@@ -205,8 +246,12 @@ impl Sim {
             saved: None,
             next_address: 16,
             next_node: 1,
+            enlarged: false,
             history: Vec::new(),
-            checked: vec![0; hosts],
+            holders: BTreeMap::new(),
+            handovers_checked: 0,
+            restored: Vec::new(),
+            flannels: BTreeSet::new(),
         };
         for number in 0..hosts {
             let address = sim.take_address();
@@ -218,9 +263,13 @@ impl Sim {
             sim.hosts.push(SimHost {
                 kernel,
                 client,
-                node,
+                nodes: vec![node],
+                previous: None,
+                former: Vec::new(),
                 address,
                 has_uplink: true,
+                statics: Vec::new(),
+                checked: 0,
                 running: None,
             });
         }
@@ -242,18 +291,34 @@ impl Sim {
         let options = Options {
             seed,
             renew_margin: TTL / 2,
-            ..Options::new(host.node)
+            previous: host.previous,
+            former_networks: host.former.clone(),
+            ..Options::new(host.node())
         };
         let (store, kernel) = (Arc::new(host.client.clone()), Arc::new(host.kernel.clone()));
         let engine = Engine::new(store, kernel, vec![Box::new(PlainRoutes)], options);
         let (handle, (stop, stopped)) = (engine.handle(), oneshot::channel::<()>());
-        let task = tokio::spawn(engine.run(async move { drop(stopped.await) }));
-        host.running = Some(Running { handle, stop, task });
+        let watched = Watched::new(&handle);
+        let stopped = watched.clone().count_turns(async move { drop(stopped.await) });
+        let task = tokio::spawn(engine.run(stopped));
+        host.running = Some(Running {
+            handle,
+            watched,
+            stop,
+            task,
+        });
     }
 
     /// Ends one engine: gracefully, or as SIGKILL does.
     pub async fn stop(&mut self, host: usize, gracefully: bool) {
-        let Some(Running { stop, task, .. }) = self.hosts[host].running.take() else {
+        let host = &mut self.hosts[host];
+        host.previous = host.own_subnet().or(host.previous);
+        if self.enlarged {
+            host.former = ENLARGED
+                .map(|network| network.parse().expect("a prefix"))
+                .to_vec();
+        }
+        let Some(Running { stop, task, .. }) = host.running.take() else {
             return;
         };
         if gracefully {
@@ -267,11 +332,6 @@ impl Sim {
             task.abort();
             let _ = task.await;
         }
-    }
-
-    /// Forgets who a host is, as when its state directory is lost.
-    pub fn lose_state(&mut self, host: usize) {
-        self.hosts[host].node = self.take_node();
     }
 
     /// Gives a host's uplink another address, as DHCP does.
@@ -292,8 +352,8 @@ impl Sim {
         let deadline = Instant::now() + AT_REST;
         let mut calm = 0;
         let mut before = String::new();
-        // Longer than what a store forgot is kept.
-        while calm < 5 {
+        // Longer than a lease lives that nobody renews, and than what a store forgot is kept.
+        while calm < 9 {
             assert!(
                 Instant::now() < deadline,
                 "not at rest after {AT_REST:?}: {}",
@@ -308,18 +368,6 @@ impl Sim {
             };
             before = now;
         }
-    }
-
-    /// Draws a fault, lets it happen, and lets some time pass.
-    pub async fn step(&mut self) {
-        let host = self.random.below(self.hosts.len());
-        let fault = self.random.below(FAULTS);
-        self.history
-            .push(format!("{:?} fault {fault} on host {host}", Instant::now()));
-        self.inject(fault, host).await;
-        let pause = [10, 200, 3_000, 20_000, 90_000][self.random.below(5)];
-        sleep(Duration::from_millis(self.random.below(pause) as u64)).await;
-        self.check_always();
     }
 
     /// Ends every fault.
@@ -337,197 +385,6 @@ impl Sim {
         (0..self.hosts.len()).for_each(|host| self.bring_up(host));
         self.store.put_config(Some(&self.families.config()));
         self.start_all();
-    }
-
-    /// Checks what must hold whatever happens.
-    ///
-    /// # Panics
-    ///
-    /// When it does not.
-    pub fn check_always(&mut self) {
-        if let Some((at, one, other)) = self.store.first_overlap() {
-            panic!("{one} and {other} were held at once at {at:?}; {}", self.replay());
-        }
-        let (leases, handovers) = (self.store.leases(), self.store.handovers());
-        let by_net: BTreeMap<_, _> = leases
-            .iter()
-            .flat_map(|lease| lease.subnet.nets().map(move |net| (net, lease)))
-            .collect();
-        for (number, host) in self.hosts.iter().enumerate() {
-            let log = host.kernel.log();
-            let fresh = log.get(self.checked[number]..).unwrap_or(&log);
-            for entry in fresh {
-                let (Op::Remove(Object::Route(route)), Ok(())) = (&entry.op, &entry.outcome) else {
-                    continue;
-                };
-                let plain = route.id == RouteId::to(route.id.destination);
-                let Some(lease) = by_net.get(&route.id.destination).filter(|_| plain) else {
-                    continue;
-                };
-                let family = Family::of_net(route.id.destination);
-                let wanted = route.hops.as_slice().first().and_then(|hop| hop.gateway)
-                    == lease.attrs.public.get(family).copied();
-                let own = lease.attrs.node == Some(host.node);
-                // Long enough for every host to know, and for what was forgotten to be let go.
-                let settled = handovers.iter().all(|handover| {
-                    handover.subnet != lease.subnet || handover.at + Duration::from_secs(90) < entry.at
-                });
-                assert!(
-                    !(wanted && settled && !own && route.protocol == DEFAULT_PROTOCOL),
-                    "host {number} removed {route}, which the lease {} wants; {}",
-                    lease.subnet,
-                    self.replay()
-                );
-            }
-            self.checked[number] = log.len();
-        }
-    }
-
-    /// Checks what must hold once everything has come to rest.
-    ///
-    /// # Panics
-    ///
-    /// When it does not.
-    pub fn check_at_rest(&mut self) {
-        self.check_always();
-        for number in 0..self.hosts.len() {
-            let (have, want) = (self.hosts[number].our_routes(), self.wanted(number));
-            assert_eq!(have, want, "host {number}: {}", self.replay());
-        }
-    }
-
-    /// The routes that a host ought to have, straight from the store.
-    fn wanted(&self, host: usize) -> BTreeSet<String> {
-        let host = &self.hosts[host];
-        let leases = self.store.leases();
-        let mut want = BTreeSet::new();
-        let networks = NETWORKS.map(|network| network.parse::<IpNet>().expect("a prefix"));
-        for lease in leases.iter().filter(|lease| lease.attrs.node != Some(host.node)) {
-            for net in lease
-                .subnet
-                .nets()
-                .filter(|net| networks.iter().any(|network| network.contains(net)))
-            {
-                let Some(gateway) = lease.attrs.public.get(Family::of_net(net)) else {
-                    continue;
-                };
-                let ours = self.families.addresses(host.address);
-                if ours.iter().any(|own| own.starts_with(&format!("{gateway}/"))) {
-                    continue;
-                }
-                let hop = Hop::via(*gateway, "eth0".parse().expect("a device name"));
-                want.insert(Route::unicast(net, hop, DEFAULT_PROTOCOL).to_string());
-            }
-        }
-        want
-    }
-
-    async fn inject(&mut self, fault: usize, host: usize) {
-        let times = 1 + u32::try_from(self.random.below(4)).unwrap_or(0);
-        let kernel = self.hosts[host].kernel.clone();
-        let client = self.hosts[host].client.clone();
-        match fault {
-            0 => client.cut(Cut::Hangs),
-            1 => client.cut(Cut::Refuses),
-            2 | 3 => client.heal(),
-            4 => self.store.compact(),
-            5 => self.saved = Some(self.store.save()),
-            6 => {
-                if let Some(saved) = self.saved.take() {
-                    self.store.restore(&saved);
-                }
-            }
-            7 => self.store.wipe(),
-            8 => {
-                let leases = self.store.leases();
-                if !leases.is_empty() {
-                    self.store.expire(leases[self.random.below(leases.len())].subnet);
-                }
-            }
-            9 => client.fail_next(times, Failure::Unavailable),
-            10 => client.lose_replies(times),
-            11 => kernel.flush(),
-            12 => self.stray(host),
-            13 => self.meddle(host),
-            14 if self.hosts[host].has_uplink => kernel.link_down("eth0"),
-            15 => self.bring_up(host),
-            16 if std::mem::take(&mut self.hosts[host].has_uplink) => kernel.delete_link("eth0"),
-            17 if self.hosts[host].has_uplink => self.readdress(host),
-            18 => {
-                let within = NETWORKS[usize::from(!self.families.v4())];
-                let kinds = [OpErrorKind::Other, OpErrorKind::Unreachable, OpErrorKind::Exists];
-                kernel.fail(
-                    within.parse().expect("a prefix"),
-                    kinds[self.random.below(3)],
-                    times,
-                );
-            }
-            19 => kernel.fail_dumps(times),
-            20 => kernel.lose_replies(times),
-            21 => kernel.mute(),
-            22 => kernel.unmute(),
-            23 => self.stop(host, true).await,
-            24 => self.stop(host, false).await,
-            25 => {
-                self.stop(host, false).await;
-                self.lose_state(host);
-                self.start(host);
-            }
-            26 | 27 => self.start_all(),
-            28 => self.store.put_raw("10.5.0.0-24&garbage", "{"),
-            29 => self.store.put_raw(
-                "10.9.9.0-24",
-                r#"{"PublicIP":"192.0.9.9","BackendType":"host-gw"}"#,
-            ),
-            30 => kernel.fail_facts(times),
-            31 => self.store.put_config(Some("{")),
-            // There is no uplink to do it to.
-            _ => {}
-        }
-    }
-
-    /// Puts a route with our mark where none belongs.
-    fn stray(&mut self, host: usize) {
-        let number = self.random.below(255);
-        let net = if self.families.v4() {
-            format!("10.5.{number}.0/24")
-        } else {
-            format!("fd05:0:0:{number:x}::/64")
-        };
-        let gateway = if self.families.v4() {
-            "192.0.200.1"
-        } else {
-            "fd00::200:1"
-        };
-        let hop = Hop::via(
-            gateway.parse().expect("an address"),
-            "eth0".parse().expect("a device name"),
-        );
-        let mut route = Route::unicast(net.parse().expect("a prefix"), hop, DEFAULT_PROTOCOL);
-        if self.random.below(2) == 0 {
-            route.id.metric = 50;
-        }
-        self.hosts[host].kernel.stray(route);
-    }
-
-    /// Deletes one of our routes by hand, or bends it as `ip route replace` does.
-    fn meddle(&mut self, host: usize) {
-        let routes = self.hosts[host].kernel.routes();
-        let ours: Vec<Route> = routes
-            .into_iter()
-            .filter(|route| route.protocol == DEFAULT_PROTOCOL)
-            .collect();
-        if ours.is_empty() {
-            return;
-        }
-        let mut route = ours[self.random.below(ours.len())].clone();
-        let action = if self.random.below(2) == 0 {
-            Operator::Delete(route)
-        } else {
-            route.protocol = crate::PROTOCOL_BOOT;
-            Operator::Replace(route)
-        };
-        let _ = self.hosts[host].kernel.operator(action);
     }
 
     /// The uplink is there, up and with its address.
@@ -561,36 +418,6 @@ impl Sim {
         }
     }
 
-    fn all_ready(&self) -> bool {
-        self.hosts
-            .iter()
-            .filter_map(SimHost::engine)
-            .all(|engine| engine.status().is_ready())
-    }
-
-    /// Everything that ought to stand still at rest.
-    fn picture(&self) -> String {
-        let mut picture = String::new();
-        for lease in self.store.leases() {
-            let _ = writeln!(picture, "{} {}", lease.subnet, lease.attrs.to_json());
-        }
-        for (number, host) in self.hosts.iter().enumerate() {
-            let reasons = host.engine().map(|engine| engine.status().reasons.clone());
-            let _ = writeln!(picture, "host {number}: {:?} {reasons:?}", host.our_routes());
-        }
-        picture
-    }
-
-    /// How to see it again.
-    fn replay(&self) -> String {
-        format!(
-            "replay with SIM_SEED={}\n{}\n{}",
-            self.seed,
-            self.history.join("\n"),
-            self.picture()
-        )
-    }
-
     fn take_address(&mut self) -> u32 {
         self.next_address += 1;
         self.next_address
@@ -613,7 +440,7 @@ impl Sim {
         LeaseAttrs {
             public: crate::PerFamily::from_fn(address),
             backend: "host-gw".to_owned(),
-            node: Some(self.hosts[host].node),
+            node: Some(self.hosts[host].node()),
             ..LeaseAttrs::default()
         }
     }
@@ -622,21 +449,8 @@ impl Sim {
 /// The simulated network's ranges.
 const NETWORKS: [&str; 2] = ["10.5.0.0/16", "fd05::/48"];
 
-/// How many kinds of faults there are.
-const FAULTS: usize = 32;
+/// What they become when the network is enlarged.
+const ENLARGED: [&str; 2] = ["10.4.0.0/15", "fd04::/15"];
 
 /// Numbers that a seed determines: SplitMix64.
 struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        crate::choose::mix(self.0)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        #[expect(clippy::cast_possible_truncation, reason = "below the bound")]
-        let below = (self.next() % bound as u64) as usize;
-        below
-    }
-}

@@ -9,8 +9,8 @@ use flannel_core::{
     Changed, DeviceName, Family, Hop, Hops, Object, Op, Route, RouteKind, RouteProgrammer, Scope,
 };
 use flannel_netlink::Netlink;
-use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
+use futures_util::{FutureExt, StreamExt};
 use nix::sched::CloneFlags;
 use tokio::time::Instant;
 
@@ -77,6 +77,10 @@ impl Bench {
         "v0".parse().unwrap()
     }
 
+    pub(crate) fn other_end() -> DeviceName {
+        "v1".parse().unwrap()
+    }
+
     pub(crate) async fn add(&self, routes: impl IntoIterator<Item = Route>) {
         add(&self.netlink, routes).await;
     }
@@ -98,11 +102,27 @@ impl Watch {
         next.expect("an announcement in time").unwrap()
     }
 
+    /// What can be read without waiting.
+    pub(crate) fn now(&mut self) -> Option<Changed> {
+        self.0.next().now_or_never().flatten()
+    }
+
+    /// The next device that went down or away or lost an address, but for the other end of the link,
+    /// which goes with it.
+    pub(crate) async fn next_down(&mut self) -> DeviceName {
+        loop {
+            match self.next().await {
+                Changed::Down(device) if device != Bench::other_end() => break device,
+                _ => {}
+            }
+        }
+    }
+
     /// The next that is not about the host: a new link is slow to settle.
     pub(crate) async fn next_object(&mut self) -> Changed {
         loop {
             match self.next().await {
-                Changed::Host => {}
+                Changed::Host | Changed::Down(_) => {}
                 changed => break changed,
             }
         }

@@ -73,23 +73,80 @@ fn a_watch_outside_of_a_runtime_is_an_error() {
 fn links_addresses_and_default_routes_are_facts_about_the_host() {
     run(async |bench| {
         Bench::settle();
-        for (doing, undoing) in [
-            (
-                "address add 192.0.2.1/24 dev v0",
-                "address del 192.0.2.1/24 dev v0",
-            ),
-            (
-                "address add fd00:8::1/64 dev v0",
-                "address del fd00:8::1/64 dev v0",
-            ),
-            ("route add default via 192.168.9.9", "route del default"),
-            ("-6 route add default via fd00:9::9", "-6 route del default"),
-            ("link set v0 mtu 1400", "link set v0 mtu 1500"),
+        for change in [
+            "address add 192.0.2.1/24 dev v0",
+            "address add fd00:8::1/64 dev v0",
+            "route add default via 192.168.9.9",
+            "route del default",
+            "-6 route add default via fd00:9::9",
+            "-6 route del default",
+            "link set v0 mtu 1400",
         ] {
-            for change in [doing, undoing] {
-                let mut watch = bench.watch("10.5.0.0/16");
-                ip(change);
-                assert_eq!(watch.next().await, Changed::Host, "{change}");
+            let mut watch = bench.watch("10.5.0.0/16");
+            ip(change);
+            assert_eq!(watch.next().await, Changed::Host, "{change}");
+        }
+    });
+}
+
+#[test]
+fn a_link_that_goes_down_or_away_or_loses_an_address_is_told_by_its_name() {
+    run(async |bench| {
+        ip("address add 192.0.2.1/24 dev v0");
+        Bench::settle();
+        for change in [
+            "address del 192.0.2.1/24 dev v0",
+            "address del fd00:9::1/64 dev v0",
+            "link set v0 down",
+            "link del v0",
+        ] {
+            let mut watch = bench.watch("10.5.0.0/16");
+            // The names of devices are asked for with the first announcement that is waited for.
+            assert_eq!(watch.now(), None);
+            ip(change);
+            assert_eq!(watch.next_down().await, Bench::uplink(), "{change}");
+        }
+    });
+}
+
+#[test]
+fn what_was_lost_before_the_names_of_devices_were_asked_for_is_told_all_the_same() {
+    run(async |bench| {
+        Bench::settle();
+        let mut watch = bench.watch("10.5.0.0/16");
+        ip("link set v0 down");
+        assert_eq!(watch.next_down().await, Bench::uplink());
+
+        let mut watch = bench.watch("10.5.0.0/16");
+        ip("address del 192.168.9.1/16 dev v0");
+        ip("link del v0");
+        assert_eq!(watch.next().await, Changed::Overrun, "there is no such device");
+        assert_eq!(watch.next_down().await, Bench::uplink());
+    });
+}
+
+#[test]
+fn a_link_without_a_carrier_or_under_another_name_keeps_its_routes_and_is_not_down() {
+    run(async |bench| {
+        Bench::settle();
+        bench.add([route("10.5.7.0/24", "192.168.9.2")]).await;
+        let mut watch = bench.watch("10.5.0.0/16");
+        ip("link set v1 down");
+        while !ip("route show 10.5.7.0/24").contains("linkdown") {
+            let heard = watch.next().await;
+            assert_ne!(heard, Changed::Down(Bench::uplink()));
+        }
+        ip("link set v0 name wan");
+        ip("route add 10.5.8.0/24 dev wan proto 70");
+        let [kept] = &bench.dump("10.5.7.0/24").await[..] else {
+            panic!("the route is gone");
+        };
+        assert_eq!(kept.to_string(), "10.5.7.0/24 via 192.168.9.2 dev wan proto 70");
+        loop {
+            match watch.next().await {
+                Changed::Down(device) => assert_eq!(device, Bench::other_end()),
+                Changed::Appeared(_) => break,
+                _ => {}
             }
         }
     });

@@ -32,6 +32,8 @@ impl Kernel {
             None => self.links.remove(&index),
         };
         let (old, new) = (connected(before.as_ref()), connected(after.as_ref()));
+        let lost = before.as_ref().filter(|before| loses(before, after.as_ref()));
+        let announced = lost.map_or(Changed::Host, |before| Changed::Down(before.name));
         match (before, after.filter(|after| after.up)) {
             (Some(before), Some(after)) => {
                 for route in old.iter().filter(|route| !new.contains(route)) {
@@ -54,7 +56,7 @@ impl Kernel {
                 self.announce(appeared);
             }
         }
-        self.announce(Changed::Host);
+        self.announce(announced);
     }
 
     /// Drops, without a word, the IPv4 routes that prefer a source which is gone, and all of the
@@ -126,6 +128,13 @@ impl Kernel {
         });
         Some(Reached { device, source })
     }
+}
+
+/// Whether the link goes down or away, or loses an address.
+fn loses(before: &Link, after: Option<&Link>) -> bool {
+    let Some(after) = after else { return true };
+    let kept = |net| after.addresses.iter().any(|own| own.net == net);
+    (before.up && !after.up) || !before.addresses.iter().all(|own| kept(own.net))
 }
 
 /// The routes that the kernel makes for the addresses of a link. Loopback's are in table local.

@@ -1,0 +1,313 @@
+//! What the network's config and the facts about the host come to: uplink, what is published, what
+//! is protected. No I/O.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::info;
+
+use super::pace::Pace;
+use super::reasons::Reasons;
+use crate::{
+    Backend, Family, Host, HostFacts, KernelError, Lease, LeaseAttrs, NetworkConfig, NodeId, PerFamily,
+    Protected, Reason, UplinkOptions, choose_uplink,
+};
+
+/// The host is looked at this often even when it is silent.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// What an engine goes by, apart from leases.
+pub(super) struct Surroundings {
+    node: NodeId,
+    uplink: UplinkOptions,
+    backends: Vec<Box<dyn Backend>>,
+    endpoints: Vec<IpAddr>,
+    config: Option<Arc<NetworkConfig>>,
+    /// A config that cannot take effect while our lease is held.
+    refused: Option<Arc<NetworkConfig>>,
+    facts: Option<Arc<HostFacts>>,
+    host: Option<Host>,
+    /// Whether the uplink of `host` is gone at present.
+    uplink_lost: bool,
+    attrs: Option<LeaseAttrs>,
+    protected: Protected,
+    look_wanted: bool,
+    looking: bool,
+    looks: Pace,
+}
+
+/// Whether plans are to be made anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// Nothing that a plan goes by.
+    None,
+    /// Something that every plan goes by.
+    Replan,
+}
+
+impl Surroundings {
+    pub(super) fn new(
+        node: NodeId,
+        uplink: UplinkOptions,
+        backends: Vec<Box<dyn Backend>>,
+        endpoints: Vec<IpAddr>,
+    ) -> Self {
+        Self {
+            node,
+            uplink,
+            backends,
+            endpoints,
+            config: None,
+            refused: None,
+            facts: None,
+            host: None,
+            uplink_lost: false,
+            attrs: None,
+            protected: Protected::default(),
+            look_wanted: true,
+            looking: false,
+            looks: Pace::default(),
+        }
+    }
+
+    pub(super) fn config(&self) -> Option<&NetworkConfig> {
+        self.config.as_deref()
+    }
+
+    pub(super) const fn host(&self) -> Option<&Host> {
+        self.host.as_ref()
+    }
+
+    /// What this host publishes, once that is known.
+    pub(super) const fn attrs(&self) -> Option<&LeaseAttrs> {
+        self.attrs.as_ref()
+    }
+
+    pub(super) const fn protected(&self) -> &Protected {
+        &self.protected
+    }
+
+    /// The backend that the config names.
+    pub(super) fn backend(&self) -> Option<&dyn Backend> {
+        self.backend_of(self.config()?)
+    }
+
+    fn backend_of(&self, config: &NetworkConfig) -> Option<&dyn Backend> {
+        let mut backends = self.backends.iter().map(AsRef::as_ref);
+        backends.find(|backend: &&dyn Backend| backend.kind() == config.backend.kind)
+    }
+
+    fn unknown_backend(&self, config: &NetworkConfig) -> String {
+        let kinds: Vec<&str> = self.backends.iter().map(|backend| backend.kind()).collect();
+        format!(
+            "unknown backend type: {}; set the network config's Backend.Type to one of: {}",
+            config.backend.kind,
+            kinds.join(", ")
+        )
+    }
+
+    /// Takes up a config, unless our lease stands against it. The answer is the config that it
+    /// replaces, or `None` when nothing changed.
+    pub(super) fn new_config(
+        &mut self,
+        config: Arc<NetworkConfig>,
+        own: Option<&Lease>,
+        reasons: &mut Reasons,
+    ) -> Option<Replaced> {
+        reasons.clear(|reason| matches!(reason, Reason::Config(_) | Reason::ConfigRefused(_)));
+        self.refused = None;
+        if let Some(current) = &self.config {
+            if current.same_as(&config) {
+                return None;
+            }
+            if self.backend_of(&config).is_none() && self.backend().is_some() {
+                let why = self.unknown_backend(&config);
+                reasons.set(Reason::ConfigRefused(format!(
+                    "{why}; going on with the config as it was"
+                )));
+                return None;
+            }
+            if let Some(why) = own.and_then(|own| refusal(&config, own)) {
+                reasons.set(Reason::ConfigRefused(why));
+                self.refused = Some(config);
+                return None;
+            }
+        }
+        let networks: Vec<String> = config.networks().map(|network| network.to_string()).collect();
+        info!(
+            network = networks.join(","),
+            backend = config.backend.kind,
+            "network config read"
+        );
+        let before = self.config.replace(config);
+        self.look_around(own, reasons);
+        Some(Replaced(before))
+    }
+
+    /// The config that was refused, once no lease stands against it.
+    pub(super) const fn take_refused(&mut self) -> Option<Arc<NetworkConfig>> {
+        self.refused.take()
+    }
+
+    /// Asks for a look at the host.
+    pub(super) const fn look(&mut self) {
+        self.look_wanted = true;
+    }
+
+    /// Whether to look at the host now; the answer is what is to be reached.
+    pub(super) fn next_look(&mut self, now: Instant) -> Option<Vec<IpAddr>> {
+        let due = self.looks.is_due(self.look_wanted, LOOK_EVERY, now);
+        if self.looking || self.config.is_none() || !due {
+            return None;
+        }
+        self.look_wanted = false;
+        self.looking = true;
+        Some(self.uplink.reach())
+    }
+
+    /// When [`Surroundings::next_look`] has something to do.
+    pub(super) fn wake(&self) -> Option<Instant> {
+        let idle = !self.looking && self.config.is_some();
+        idle.then(|| self.looks.next(self.look_wanted, LOOK_EVERY))
+    }
+
+    /// Takes the kernel's answer about the host.
+    pub(super) fn looked(
+        &mut self,
+        result: Result<HostFacts, KernelError>,
+        own: Option<&Lease>,
+        started: Instant,
+        now: Instant,
+        reasons: &mut Reasons,
+    ) -> Effect {
+        self.looking = false;
+        let facts = match result {
+            Ok(facts) => facts,
+            Err(error) => {
+                self.look_wanted = true;
+                self.looks.failed(now);
+                reasons.set(Reason::Host(error.to_string()));
+                return Effect::None;
+            }
+        };
+        self.looks.ended(started, now);
+        reasons.clear(|reason| matches!(reason, Reason::Host(_)));
+        if self.facts.as_deref() == Some(&facts) {
+            return Effect::None;
+        }
+        self.facts = Some(Arc::new(facts));
+        self.look_around(own, reasons)
+    }
+
+    /// Draws the conclusions.
+    fn look_around(&mut self, own: Option<&Lease>, reasons: &mut Reasons) -> Effect {
+        let (Some(config), Some(facts)) = (&self.config, &self.facts) else {
+            return Effect::None;
+        };
+        let families: Vec<Family> = config.ranges.iter().map(|(family, _)| family).collect();
+        let current = self.host.as_ref().map(|host| host.uplink);
+        let uplink = match choose_uplink(&self.uplink, facts, &families, current.as_ref()) {
+            Ok(uplink) => uplink,
+            Err(error) => {
+                self.uplink_lost = true;
+                reasons.set(Reason::Uplink(error.to_string()));
+                return Effect::None;
+            }
+        };
+        let back = std::mem::take(&mut self.uplink_lost);
+        reasons.clear(|reason| matches!(reason, Reason::Uplink(_)));
+        if current != Some(uplink) {
+            info!(
+                interface = %uplink.device,
+                address = list(&uplink.addresses),
+                public = list(&uplink.public),
+                mtu = uplink.mtu,
+                "uplink chosen"
+            );
+        }
+        let host = Host {
+            uplink,
+            facts: facts.clone(),
+        };
+        let protected = Protected::of(&host, &self.endpoints);
+        let same = self
+            .host
+            .as_ref()
+            .is_some_and(|before| before.same_for_plans(&host));
+        let effect = if same && !back && self.protected == protected {
+            Effect::None
+        } else {
+            Effect::Replan
+        };
+        self.protected = protected;
+        self.publish(&host, own, reasons);
+        self.host = Some(host);
+        effect
+    }
+
+    fn publish(&mut self, host: &Host, own: Option<&Lease>, reasons: &mut Reasons) {
+        let Some(config) = self.config() else { return };
+        let Some(backend) = self.backend_of(config) else {
+            return reasons.set(Reason::Backend(self.unknown_backend(config)));
+        };
+        match backend.publish(host, own) {
+            Err(error) => reasons.set(Reason::Backend(error.to_string())),
+            Ok(published) => {
+                reasons.clear(|reason| matches!(reason, Reason::Backend(_)));
+                let attrs = LeaseAttrs {
+                    public: host.uplink.public,
+                    backend: backend.kind().to_owned(),
+                    backend_data: published.data,
+                    backend_v6_data: published.v6_data,
+                    node: Some(self.node),
+                    unknown: Vec::new(),
+                };
+                self.attrs = Some(attrs);
+            }
+        }
+    }
+}
+
+/// A config took effect; before it there was this one.
+pub(super) struct Replaced(pub(super) Option<Arc<NetworkConfig>>);
+
+impl Host {
+    /// Whether plans that went by one are right by the other: pods that come and go are not asked about.
+    fn same_for_plans(&self, other: &Self) -> bool {
+        let link = |host: &Self| {
+            host.facts
+                .link(&host.uplink.device)
+                .map(|link| (link.index, link.up))
+        };
+        self.uplink == other.uplink
+            && link(self) == link(other)
+            && self.facts.addresses() == other.facts.addresses()
+    }
+}
+
+/// Why a config cannot take effect while our lease is held.
+fn refusal(config: &NetworkConfig, own: &Lease) -> Option<String> {
+    let why = if !config.gives_out(&own.subnet) {
+        format!(
+            "the changed network config does not give out our subnet {}",
+            own.subnet
+        )
+    } else if own.attrs.backend != config.backend.kind {
+        format!(
+            "the backend changed from {} to {}",
+            own.attrs.backend, config.backend.kind
+        )
+    } else {
+        return None;
+    };
+    Some(format!(
+        "{why}; going on with the config as it was: restart to take up the new one"
+    ))
+}
+
+fn list(addresses: &PerFamily<IpAddr>) -> String {
+    let addresses = addresses.iter().map(|(_, address)| address.to_string());
+    addresses.collect::<Vec<_>>().join(",")
+}
