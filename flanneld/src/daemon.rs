@@ -78,9 +78,14 @@ async fn serve(flags: &Flags) -> Result<(), DaemonError> {
     );
     let opened = async {
         let state = state_dir(&flags.state_dir, &purpose).await?;
-        Ok::<_, DaemonError>((state, store(directory).await?))
+        let (state, remembered) = off_the_loop(move || {
+            let remembered = Options::of(&state).with_subnet_env(subnet_file);
+            (state, remembered)
+        })
+        .await;
+        Ok::<_, DaemonError>((state, remembered, store(directory).await?))
     };
-    let (state, store) = tokio::select! {
+    let (_state, remembered, store) = tokio::select! {
         biased;
         () = shutdown.requested() => return Ok(()),
         opened = opened => opened?,
@@ -90,7 +95,7 @@ async fn serve(flags: &Flags) -> Result<(), DaemonError> {
         pinned: flags.pinned_subnet,
         protocol: flags.route_protocol,
         renew_margin: flags.renew_margin,
-        ..Options::of(&state).with_subnet_env(subnet_file)
+        ..remembered
     };
     let netlink = Arc::new(Netlink::open()?);
     let engine = Engine::new(Arc::new(store), netlink, vec![Box::new(HostGw)], options);
@@ -101,12 +106,23 @@ async fn serve(flags: &Flags) -> Result<(), DaemonError> {
     Ok(result?)
 }
 
+/// Does what may hang with its disk where signals are heard all the same.
+async fn off_the_loop<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // Only a runtime that is shutting down cancels it.
+        Err(_) => std::future::pending().await,
+    }
+}
+
 /// Takes the state directory, from a predecessor that is just ending if need be.
 async fn state_dir(root: &Path, purpose: &str) -> Result<StateDir, StateDirError> {
     let deadline = Instant::now() + HANDOVER;
     let mut told = false;
     loop {
-        match StateDir::open(root, purpose) {
+        let (path, what) = (root.to_owned(), purpose.to_owned());
+        match off_the_loop(move || StateDir::open(&path, &what)).await {
             Err(error @ StateDirError::Locked { .. }) if Instant::now() < deadline => {
                 if !told {
                     warn!(%error, "waiting for it to end");
@@ -123,7 +139,8 @@ async fn state_dir(root: &Path, purpose: &str) -> Result<StateDir, StateDirError
 async fn store(directory: &Path) -> Result<FileStore, StoreError> {
     let mut remind = Instant::now();
     loop {
-        match FileStore::open(directory, FileStoreOptions::default()) {
+        let path = directory.to_owned();
+        match off_the_loop(move || FileStore::open(path, FileStoreOptions::default())).await {
             Err(error) if !matches!(error, StoreError::Unusable { .. }) => {
                 if Instant::now() >= remind {
                     warn!(%error, "waiting for the store");

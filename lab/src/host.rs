@@ -161,7 +161,23 @@ impl Host {
     /// # Errors
     /// Those of `ip`.
     pub fn recreate_uplink(&self) -> Result<(), LabError> {
-        self.site.switch(&format!("link del {}", self.port))?;
+        self.delete_uplink()?;
+        self.make_uplink()
+    }
+
+    /// Deletes the uplink, as pulling a network card does.
+    ///
+    /// # Errors
+    /// Those of `ip`.
+    pub fn delete_uplink(&self) -> Result<(), LabError> {
+        self.site.switch(&format!("link del {}", self.port))
+    }
+
+    /// Makes the uplink again after [`Self::delete_uplink`].
+    ///
+    /// # Errors
+    /// Those of `ip`.
+    pub fn make_uplink(&self) -> Result<(), LabError> {
         self.site.switch(&self.wiring())?;
         let sysctls = [
             ("ipv6/conf/eth0/accept_dad", "0"),
