@@ -1,7 +1,8 @@
-//! The parts of the `flanneld` binary that its tests drive on their own: the command line, the log and the wiring.
+#![doc = include_str!("../README.md")]
 //!
-//! Not meant for embedding: another program wants `flannel-core` and the crates around it, which read no
-//! environment, set up no log and end no process.
+//! This library holds the parts of the binary that its tests drive on their own: the command line, the log and the
+//! wiring. Another program wants `flannel-core` and the crates around it, which read no environment, set up no log and
+//! end no process.
 
 pub mod daemon;
 pub mod flags;

@@ -11,8 +11,6 @@ use crate::network::{
 };
 
 const LIMIT: Duration = Duration::from_millis(100);
-/// A machine under load may stall any process for so long.
-const STALLED: Duration = Duration::from_millis(250);
 const ROUNDS: u8 = 15;
 
 /// Until the last of the routes has come, by way of that host.
@@ -54,8 +52,8 @@ fn followed(name: &str, families: Families) {
     }
     wait_for_routes(host, Vec::new(), SOON);
     for (what, times) in [("added", added), ("changed", changed), ("removed", removed)] {
-        let (median, longest) = report(&format!("{name}: a lease {what}"), &times);
-        assert!(median <= LIMIT && longest <= STALLED, "a lease {what}: {times:?}");
+        let (_, longest) = report(&format!("{name}: a lease {what}"), &times);
+        assert!(longest <= LIMIT, "a lease {what}: {times:?}");
     }
 }
 
