@@ -130,6 +130,9 @@ impl RouteProgrammer for Netlink {
     async fn dump(&self, scope: &Scope) -> Result<Vec<Object>, KernelError> {
         let scope = scope.clone();
         let dump = self.exchange("list the routes", move |socket| {
+            // First, since the kernel answers this only when whoever changes links or addresses is
+            // done: it announces such a change before it drops the routes over them.
+            let names = facts::links(socket)?.into_iter().collect::<Names>();
             let mut seen = Vec::new();
             for family in Family::ALL {
                 if scope.networks.iter().any(|net| Family::of_net(*net) == family) {
@@ -137,7 +140,6 @@ impl RouteProgrammer for Netlink {
                     seen.extend(facts::routes(socket, family, covered)?);
                 }
             }
-            let names = facts::links(socket)?.into_iter().collect::<Names>();
             let mut routes = seen.iter().map(|route| route.named(&names)).collect::<Vec<_>>();
             route::number(&mut routes);
             Ok(routes.into_iter().map(Object::from).collect())

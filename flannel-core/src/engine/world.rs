@@ -17,9 +17,9 @@ use super::surroundings::{Effect, Replaced, Surroundings};
 use crate::ownership::conflicts;
 use crate::status::LISTED;
 use crate::{
-    Admission, Applied, Backend, Changed, Conflict, Context, Failure, Gap, HostFacts, KernelError, Lease,
-    LeaseStatus, NetworkConfig, Object, ObjectId, Ownership, PeerCounts, PerFamily, Plan, Reason, Scope,
-    Status, StoreError, StoreEvent, SubnetEnv, SubnetKey, Wish,
+    Admission, Applied, Backend, Changed, Conflict, Context, Failure, Gap, Host, HostFacts, KernelError,
+    Lease, LeaseStatus, NetworkConfig, Object, ObjectId, Ownership, PeerCounts, PerFamily, Plan, Reason,
+    Scope, Status, StoreError, StoreEvent, SubnetEnv, SubnetKey, Wish,
 };
 
 /// The engine's whole state.
@@ -194,11 +194,9 @@ impl World {
             Changed::Host | Changed::Overrun => self.surroundings.look(),
             Changed::Down(device) => {
                 self.surroundings.look();
-                if self
-                    .surroundings
-                    .host()
-                    .is_some_and(|host| host.uplink.device != *device)
-                {
+                // A device that was renamed a moment ago is not known by its name.
+                let other = |host: &Host| host.uplink.device != *device && host.facts.link(device).is_some();
+                if self.surroundings.host().is_some_and(other) {
                     return;
                 }
             }
