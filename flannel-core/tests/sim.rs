@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use flannel_core::Op;
-use flannel_core::testing::{Cut, Sim, SimFamilies};
+use flannel_core::testing::{Cut, Sim, SimFamilies, SimHost};
 use tokio::time::{Instant, sleep};
 
 /// Seeds that every run tries; more in `make test-long`.
@@ -27,8 +27,18 @@ fn random_faults(seed: u64) {
 /// At rest nobody touches the kernel or the store, but to renew a lease.
 async fn idle_means_idle(sim: &Sim) {
     let writes = sim.store.writes();
+    let subnets = |sim: &Sim| sim.hosts.iter().map(SimHost::own_subnet).collect::<Vec<_>>();
+    let (held, renewals) = (subnets(sim), sim.store.renewals());
+    let turns: Vec<u64> = sim.hosts.iter().map(SimHost::turns).collect();
     sim.hosts.iter().for_each(|host| host.kernel.clear_log());
     sleep(Duration::from_secs(600)).await;
+    assert_eq!(subnets(sim), held);
+    let expires = sim.store.leases().iter().any(|lease| lease.expires.is_some());
+    assert!(sim.store.renewals() > renewals || !expires);
+    for (host, before) in sim.hosts.iter().zip(turns) {
+        let turns = host.turns() - before;
+        assert!(turns < 1_500, "{turns} turns in 10 minutes");
+    }
     assert_eq!(sim.store.writes(), writes, "lease values were written at rest");
     for host in &sim.hosts {
         assert!(
