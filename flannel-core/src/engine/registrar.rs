@@ -257,15 +257,13 @@ impl Registrar {
             .or_else(|| renewal.into_iter().chain(question).min())
     }
 
-    /// The store's answer. Tells whether it is the store's last word, as far as anybody can know: an
-    /// event may have overtaken it.
+    /// The store's answer. Which leases there are is for the watch alone to say.
     pub(super) fn done(
         &mut self,
         request: &Request,
         result: Result<Option<Lease>, StoreError>,
         now: Instant,
-    ) -> bool {
-        let mut certain = true;
+    ) {
         let overtaken = self.asked.take().and_then(|asked| asked.overtaken);
         self.in_flight = false;
         self.not_before = None;
@@ -280,10 +278,9 @@ impl Registrar {
                     self.life = lease.expires.map(|at| at.saturating_duration_since(now));
                     let confirmed = overtaken == Some(Some(lease.token));
                     // Which came first, answer or event, cannot be told; the next answer tells.
-                    certain = confirmed || overtaken.is_none();
                     self.ask_again = match request {
                         _ if confirmed => None,
-                        _ if !certain => Some(now),
+                        _ if overtaken.is_some() => Some(now),
                         Request::Claim { .. } => Some(now + CONFIRMED_WITHIN),
                         _ => self.ask_again.map(|_| now + CONFIRMED_WITHIN),
                     };
@@ -324,7 +321,6 @@ impl Registrar {
                 self.retry(now);
             }
         }
-        certain
     }
 
     fn retry(&mut self, now: Instant) {

@@ -316,12 +316,7 @@ impl World {
         result: Result<Option<Lease>, StoreError>,
         now: Instant,
     ) {
-        let answer = result.as_ref().ok().cloned().flatten();
-        if self.registrar.done(request, result, now)
-            && let Some(lease) = answer
-        {
-            self.peers.put(lease);
-        }
+        self.registrar.done(request, result, now);
     }
 
     /// What to do with the kernel.

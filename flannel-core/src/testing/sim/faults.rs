@@ -101,11 +101,7 @@ impl Sim {
                 self.clone_state(other, host);
                 self.start(host);
             }
-            43 => {
-                self.enlarged = true;
-                let config = self.families.enlarged();
-                self.store.put_config(Some(&config));
-            }
+            43 => self.enlarge(),
             44 => {
                 let config = self.families.config().replace("host-gw", "vxlan");
                 self.store.put_config(Some(&config));
@@ -126,6 +122,13 @@ impl Sim {
         if self.random.below(2) == 0 {
             self.hosts[host].previous = None;
         }
+    }
+
+    /// Enlarges the network live. Subnets are still given out in the first part only.
+    pub fn enlarge(&mut self) {
+        self.enlarged = true;
+        let config = self.families.enlarged();
+        self.store.put_config(Some(&config));
     }
 
     /// Gives one host the state directory of another: two hosts with one id.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use tokio::time::Instant;
 
-use crate::{EngineHandle, Reason, Status};
+use crate::{EngineHandle, Status};
 
 /// An engine that is not ready says why, unless it is about to be.
 const ABOUT: Duration = Duration::from_secs(2);
@@ -85,7 +85,7 @@ impl Notes {
 
     fn status(&mut self, status: &Status, now: Instant) {
         self.look(now);
-        let silent = !status.is_ready() && !status.reasons.iter().any(Reason::is_blocking);
+        let silent = !status.is_ready() && status.reasons.is_empty();
         self.silent_since = silent.then(|| self.silent_since.unwrap_or(now));
     }
 

@@ -1,0 +1,172 @@
+//! An engine over the doubles, where a simulation does not reach: real files, and floods.
+#![expect(clippy::unwrap_used, reason = "a failed test is a panic")]
+
+use std::future::poll_fn;
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use flannel_core::testing::{FakeKernel, FakeStore, FakeStoreClient, PlainRoutes};
+use flannel_core::{
+    Engine, Lease, LeaseAttrs, NodeId, Options, PerFamily, Reason, StoreError, StoreEvent, SubnetKey,
+    SubnetStore,
+};
+use futures_core::stream::BoxStream;
+use futures_util::{StreamExt, stream};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#;
+
+fn kernel() -> FakeKernel {
+    FakeKernel::host("eth0", &["192.0.2.1/24"], &["192.0.2.254"])
+}
+
+/// A shutdown that never comes and that counts how often it is asked about: once for each turn.
+fn counted(turns: &Arc<AtomicU64>) -> impl Future<Output = ()> + Send + use<> {
+    let turns = turns.clone();
+    poll_fn(move |_| {
+        let turns = turns.fetch_add(1, Ordering::Relaxed);
+        assert!(turns < 10_000, "the engine spins");
+        Poll::Pending
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_cannot_write_its_state_changes_nothing_says_so_and_does_not_spin() {
+    let file = tempfile();
+    let store = FakeStore::new(Duration::from_secs(60));
+    store.put_config(Some(CONFIG));
+    let kernel = kernel();
+    let options = Options {
+        // A file where there ought to be a directory.
+        networks_file: Some(file.join("networks")),
+        ..Options::new(NodeId(1))
+    };
+    let backends: Vec<Box<dyn flannel_core::Backend>> = vec![Box::new(PlainRoutes)];
+    let engine = Engine::new(
+        Arc::new(store.client()),
+        Arc::new(kernel.clone()),
+        backends,
+        options,
+    );
+    store.put_raw(
+        "10.5.9.0-24",
+        r#"{"PublicIP":"192.0.2.9","BackendType":"host-gw"}"#,
+    );
+    let (handle, turns) = (engine.handle(), Arc::default());
+    let engine = tokio::spawn(engine.run(counted(&turns)));
+    sleep(Duration::from_secs(120)).await;
+    let status = handle.status();
+    assert!(!status.is_ready() && status.lease.is_some());
+    assert!(
+        status
+            .reasons
+            .iter()
+            .any(|reason| matches!(reason, Reason::State(text) if text.contains("networks"))),
+        "{:?}",
+        status.reasons
+    );
+    assert!(
+        kernel.log().is_empty(),
+        "a route that the next run would not find"
+    );
+    assert!(!engine.is_finished());
+    engine.abort();
+    std::fs::remove_file(file).unwrap();
+}
+
+fn tempfile() -> std::path::PathBuf {
+    let file = std::env::temp_dir().join(format!("flannel-core-engine-{}", std::process::id()));
+    std::fs::write(&file, "").unwrap();
+    file
+}
+
+/// A store whose watch never falls silent.
+struct Flooding {
+    client: FakeStoreClient,
+    floods: AtomicU64,
+}
+
+#[async_trait]
+impl SubnetStore for Flooding {
+    async fn watch(&self) -> Result<BoxStream<'static, StoreEvent>, StoreError> {
+        self.floods.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = mpsc::channel(1024);
+        tokio::spawn(async move {
+            let address = |number: u64| IpAddr::from([192, 0, 2, 10 + (number % 2) as u8]);
+            let mut number = 0;
+            loop {
+                number += 1;
+                let attrs = LeaseAttrs {
+                    public: PerFamily {
+                        v4: Some(address(number)),
+                        v6: None,
+                    },
+                    backend: "host-gw".to_owned(),
+                    ..LeaseAttrs::default()
+                };
+                let lease = Lease::new("10.5.9.0/24".parse().unwrap(), attrs);
+                if sender.send(StoreEvent::Put(lease)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let flood = stream::unfold(receiver, |mut receiver| async {
+            let event = receiver.recv().await?;
+            Some((event, receiver))
+        });
+        let events = self.client.watch().await?.take(2);
+        Ok(events.chain(flood).boxed())
+    }
+
+    async fn claim(
+        &self,
+        subnet: SubnetKey,
+        seen: Option<&Lease>,
+        attrs: &LeaseAttrs,
+    ) -> Result<Lease, StoreError> {
+        self.client.claim(subnet, seen, attrs).await
+    }
+
+    async fn keep(&self, own: &Lease, attrs: &LeaseAttrs) -> Result<Lease, StoreError> {
+        self.client.keep(own, attrs).await
+    }
+
+    async fn release(&self, own: &Lease) -> Result<(), StoreError> {
+        self.client.release(own).await
+    }
+}
+
+#[tokio::test]
+async fn a_flood_of_leases_starves_neither_renewal_nor_shutdown() {
+    let store = FakeStore::new(Duration::from_millis(900));
+    store.put_config(Some(CONFIG));
+    let flooding = Arc::new(Flooding {
+        client: store.client(),
+        floods: AtomicU64::new(0),
+    });
+    let backends: Vec<Box<dyn flannel_core::Backend>> = vec![Box::new(PlainRoutes)];
+    let engine = Engine::new(
+        flooding.clone(),
+        Arc::new(kernel()),
+        backends,
+        Options::new(NodeId(1)),
+    );
+    let handle = engine.handle();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let engine = tokio::spawn(engine.run(async move { drop(stopped.await) }));
+    let mut leased = pin!(handle.wait_for(|status| status.lease.is_some()));
+    leased.as_mut().await.unwrap();
+    sleep(Duration::from_secs(3)).await;
+    assert!(store.renewals() >= 3, "{} renewals", store.renewals());
+    assert_eq!(store.handovers().len(), 1, "{:?}", store.handovers());
+    assert_eq!(flooding.floods.load(Ordering::Relaxed), 1);
+    stop.send(()).unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(3), engine).await;
+    ended.unwrap().unwrap().unwrap();
+}
