@@ -12,8 +12,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use flannel_core::testing::{FakeKernel, FakeStore, FakeStoreClient, PlainRoutes};
 use flannel_core::{
-    Engine, Lease, LeaseAttrs, NodeId, Options, PerFamily, Reason, StoreError, StoreEvent, SubnetKey,
-    SubnetStore,
+    Backend, BackendError, Context, Desired, Engine, Host, Lease, LeaseAttrs, NodeId, Options, PerFamily,
+    Published, Reason, Skip, StoreError, StoreEvent, SubnetKey, SubnetStore,
 };
 use futures_core::stream::BoxStream;
 use futures_util::{StreamExt, stream};
@@ -47,7 +47,7 @@ async fn an_engine_that_cannot_write_its_state_changes_nothing_says_so_and_does_
         networks_file: Some(file.join("networks")),
         ..Options::new(NodeId(1))
     };
-    let backends: Vec<Box<dyn flannel_core::Backend>> = vec![Box::new(PlainRoutes)];
+    let backends: Vec<Box<dyn Backend>> = vec![Box::new(PlainRoutes)];
     let engine = Engine::new(
         Arc::new(store.client()),
         Arc::new(kernel.clone()),
@@ -78,6 +78,89 @@ async fn an_engine_that_cannot_write_its_state_changes_nothing_says_so_and_does_
     assert!(!engine.is_finished());
     engine.abort();
     std::fs::remove_file(file).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_cannot_read_the_host_asks_with_backoff_and_says_why() {
+    let store = FakeStore::new(Duration::from_secs(60));
+    store.put_config(Some(CONFIG));
+    let kernel = kernel();
+    kernel.fail_facts(u32::MAX);
+    let backends: Vec<Box<dyn Backend>> = vec![Box::new(PlainRoutes)];
+    let engine = Engine::new(
+        Arc::new(store.client()),
+        Arc::new(kernel.clone()),
+        backends,
+        Options::new(NodeId(1)),
+    );
+    let (handle, turns) = (engine.handle(), Arc::default());
+    let engine = tokio::spawn(engine.run(counted(&turns)));
+    sleep(Duration::from_secs(120)).await;
+    let reasons = handle.status().reasons.clone();
+    assert!(
+        reasons.iter().any(|reason| matches!(reason, Reason::Host(_))),
+        "{reasons:?}"
+    );
+    // 100 ms doubled to 30 s, and some turns for each.
+    let turns = turns.load(Ordering::Relaxed);
+    assert!(turns < 100, "{turns} turns in 2 minutes");
+    kernel.fail_facts(0);
+    sleep(Duration::from_secs(31)).await;
+    assert!(handle.status().is_ready());
+    engine.abort();
+}
+
+/// A backend of another name.
+struct Other;
+
+impl Backend for Other {
+    fn kind(&self) -> &'static str {
+        "other"
+    }
+
+    fn mtu(&self, host: &Host) -> u32 {
+        PlainRoutes.mtu(host)
+    }
+
+    fn publish(&self, host: &Host, before: Option<&Lease>) -> Result<Published, BackendError> {
+        PlainRoutes.publish(host, before)
+    }
+
+    fn peer(&self, context: &Context<'_>, peer: &Lease, out: &mut Desired) -> Result<(), Skip> {
+        PlainRoutes.peer(context, peer, out)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_config_with_another_backend_is_refused_while_our_lease_carries_the_first() {
+    let store = FakeStore::new(Duration::from_secs(60));
+    store.put_config(Some(CONFIG));
+    let backends: Vec<Box<dyn Backend>> = vec![Box::new(PlainRoutes), Box::new(Other)];
+    let engine = Engine::new(
+        Arc::new(store.client()),
+        Arc::new(kernel()),
+        backends,
+        Options::new(NodeId(1)),
+    );
+    let (handle, turns) = (engine.handle(), Arc::default());
+    let engine = tokio::spawn(engine.run(counted(&turns)));
+    handle.wait_for(flannel_core::Status::is_ready).await.unwrap();
+    let others = CONFIG.replace("host-gw", "other");
+    store.put_config(Some(&others));
+    sleep(Duration::from_secs(1)).await;
+    let status = handle.status();
+    assert!(status.is_ready());
+    assert!(
+        matches!(&status.reasons[..], [Reason::ConfigRefused(text)]
+            if text.contains("the backend changed from host-gw to other")),
+        "{:?}",
+        status.reasons
+    );
+    assert_eq!(store.leases()[0].attrs.backend, "host-gw");
+    store.put_config(Some(CONFIG));
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(handle.status().reasons, []);
+    engine.abort();
 }
 
 fn tempfile() -> std::path::PathBuf {
@@ -150,7 +233,7 @@ async fn a_flood_of_leases_starves_neither_renewal_nor_shutdown() {
         client: store.client(),
         floods: AtomicU64::new(0),
     });
-    let backends: Vec<Box<dyn flannel_core::Backend>> = vec![Box::new(PlainRoutes)];
+    let backends: Vec<Box<dyn Backend>> = vec![Box::new(PlainRoutes)];
     let engine = Engine::new(
         flooding.clone(),
         Arc::new(kernel()),

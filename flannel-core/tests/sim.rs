@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use flannel_core::testing::{Cut, Operator, Sim, SimFamilies, SimHost, TTL};
-use flannel_core::{Effect, Family, Hop, Op, PROTOCOL_BOOT, Reason, Route, SubnetKey};
+use flannel_core::{DEFAULT_PROTOCOL, Effect, Family, Hop, Op, PROTOCOL_BOOT, Reason, Route, SubnetKey};
 use tokio::time::{Instant, sleep};
 
 /// Seeds that every run tries; more in `make test-long`.
@@ -371,6 +371,20 @@ fn sim_a_stray_of_ours_that_shadows_a_route_by_its_metric_is_gone_within_1_s() {
 }
 
 #[test]
+fn sim_a_stray_of_ours_inside_our_own_subnet_is_gone_within_1_s() {
+    Sim::block_on(async {
+        let sim = network(2).await;
+        let destination = sim.hosts[0].own_subnet().unwrap().net(Family::V4).unwrap();
+        let hop = Hop::via("192.0.200.1".parse().unwrap(), "eth0".parse().unwrap());
+        let stray = Route::unicast(destination, hop, DEFAULT_PROTOCOL);
+        sleep(Duration::from_millis(100)).await;
+        sim.hosts[0].kernel.stray(stray.clone());
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(ops(&sim, 0), [Op::Remove(stray.into())]);
+    });
+}
+
+#[test]
 fn sim_two_hosts_with_one_state_directory_come_to_hold_two_subnets_and_leave_it_at_that() {
     Sim::block_on(async {
         let mut sim = network(3).await;
@@ -496,6 +510,25 @@ fn sim_a_short_silence_is_no_reason_to_keep_what_the_store_no_longer_shows() {
         let mut sim = network_with_a_static_peer(2).await;
         sim.hosts[0].client.cut(Cut::Hangs);
         sleep(Duration::from_secs(20)).await;
+        sim.store.delete_raw(&static_subnet().to_key());
+        sim.store.compact();
+        sim.hosts[0].client.heal();
+        sleep(Duration::from_secs(1)).await;
+        sim.check_at_rest();
+    });
+}
+
+#[test]
+fn sim_a_silence_that_events_ended_is_not_held_against_a_later_snapshot() {
+    Sim::block_on(async {
+        let mut sim = network_with_a_static_peer(2).await;
+        sim.hosts[0].client.cut(Cut::Hangs);
+        sleep(Duration::from_secs(20)).await;
+        // What was missed can be told, and so there is no snapshot.
+        sim.put_lease("10.5.201.0/24".parse().unwrap(), "192.0.200.2", "");
+        sim.hosts[0].client.heal();
+        sleep(TTL + Duration::from_secs(30)).await;
+        sim.hosts[0].client.cut(Cut::Hangs);
         sim.store.delete_raw(&static_subnet().to_key());
         sim.store.compact();
         sim.hosts[0].client.heal();

@@ -146,7 +146,6 @@ impl Peers {
     /// Everything is to be looked at anew: the host, our own lease or the config changed.
     pub(super) fn mark_all(&mut self) {
         self.dirty.extend(self.leases.iter().map(|lease| lease.subnet));
-        self.dirty.extend(self.verdicts.keys());
     }
 
     /// Asks the reconciler for what the marked leases ask for. Costs what is marked.

@@ -275,7 +275,6 @@ impl Reconciler {
             self.compare(id, asked.get(&id).copied().unwrap_or(first));
         }
         let unlike = &self.unlike;
-        self.failing.retain(|id, _| unlike.contains_key(id));
         self.told.retain(|id, _| unlike.contains_key(id));
         self.known = true;
         self.replay(ownership);
@@ -363,7 +362,6 @@ impl Reconciler {
                     let drift = self.unlike.get(&id) == Some(&Cause::Drift);
                     self.repairs += u64::from(drift);
                     log.done(op, drift);
-                    self.failing.remove(&id);
                     match op.result() {
                         Some(object) => drop(self.have.insert(id, object.clone())),
                         None => drop(self.have.remove(&id)),

@@ -384,6 +384,20 @@ fn a_route_of_the_operators_in_our_place_stays_and_ours_comes_as_soon_as_it_is_g
 }
 
 #[test]
+fn ours_does_not_wait_for_its_backoff_when_the_operators_route_goes() {
+    let theirs = made_by(STATIC, 1, 9);
+    let mut fixture = Fixture::knowing(&[]);
+    fixture.want(ours(1, 1));
+    let plan = fixture.expect_plan();
+    fixture.applied(&plan, &[(0, OpErrorKind::Exists)]);
+    fixture.dump(std::slice::from_ref(&theirs));
+    fixture.now += ms(60);
+    fixture.changed(Changed::Vanished(theirs));
+    fixture.dump(&[]);
+    assert_eq!(fixture.expect_plan(), [Op::Add(ours(1, 1))]);
+}
+
+#[test]
 fn a_route_of_flannels_that_was_to_be_corrected_is_the_operators_again_when_its_peer_goes() {
     let flannels = made_by(PROTOCOL_BOOT, 7, 9);
     let mut fixture = Fixture::new();
@@ -476,6 +490,19 @@ fn a_lost_reply_means_a_look_after_100_ms_and_only_then_the_rest() {
     fixture.dump(&[ours(1, 1)]);
     assert_eq!(fixture.reconciler.trouble(), None);
     assert_eq!(fixture.expect_plan(), [Op::Add(ours(2, 2)), Op::Add(ours(3, 3))]);
+}
+
+#[test]
+fn new_facts_about_the_host_end_the_wait_after_a_lost_reply() {
+    let mut fixture = Fixture::knowing(&[]);
+    fixture.want(ours(1, 1));
+    let plan = fixture.expect_plan();
+    let ownership = fixture.ownership.clone();
+    fixture
+        .reconciler
+        .applied(&plan, Err(no_answer()), &ownership, fixture.now);
+    fixture.reconciler.retry_all();
+    fixture.expect_dump();
 }
 
 #[test]

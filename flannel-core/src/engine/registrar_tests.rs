@@ -157,10 +157,6 @@ impl Fixture {
             ..lease
         });
         self.registrar.done(request, Ok(lease.clone()), self.now);
-        if let Some(lease) = &lease {
-            self.leases.insert(lease.clone());
-            self.generation += 1;
-        }
         lease
     }
 
@@ -422,7 +418,6 @@ fn a_claimed_lease_that_was_shown_before_the_answer_came_is_believed() {
     };
     host.registrar.observe(&shown.subnet, Some(&shown));
     host.answer(&claim);
-    assert_eq!(host.leases.len(), 1);
     assert!(host.next().is_none());
     assert_eq!(host.sleep(), TTL * 2 / 3);
 }
@@ -468,6 +463,22 @@ fn our_lease_overwritten_by_anybody_else_is_never_taken_back() {
         host.registrar.let_go();
         host.generation += 1;
         assert_ne!(created(host.next()), subnet(1), "{address} {node:?}");
+    }
+}
+
+#[test]
+fn who_lost_a_lease_to_anybody_takes_no_other_over_by_its_address() {
+    for (address, node) in [
+        ("192.0.2.2", Some(OTHER)),
+        ("192.0.2.2", None),
+        ("192.0.2.2", Some(ME)),
+        (MY_ADDRESS, Some(OTHER)),
+    ] {
+        let mut host = Fixture::holding();
+        host.put(host.lease(1, address, node));
+        host.put(host.lease(3, MY_ADDRESS, Some(OTHER)));
+        let claimed = created(host.next());
+        assert!(claimed != subnet(1) && claimed != subnet(3), "{address} {node:?}");
     }
 }
 
@@ -676,6 +687,24 @@ fn a_subnet_that_was_taken_may_be_chosen_again_once_the_store_says_that_it_is_fr
 }
 
 #[test]
+fn a_subnet_that_was_taken_is_no_longer_avoided_once_another_is_held() {
+    let mut host = Fixture::wishing(Wish {
+        previous: Some(subnet(1)),
+        ..Wish::default()
+    });
+    let claim = host.next().unwrap();
+    host.refuse(&claim, StoreError::Taken { subnet: subnet(1) });
+    let claim = host.next().unwrap();
+    host.grant(&claim);
+    let held = host.held().unwrap();
+    for number in (0..4).filter(|number| *number != 1) {
+        host.put(host.lease(number, "192.0.2.2", Some(OTHER)));
+    }
+    assert_ne!(host.held(), Some(held));
+    assert_eq!(created(host.next()), subnet(1));
+}
+
+#[test]
 fn a_claim_whose_reply_was_lost_is_found_and_kept_without_writing_again() {
     let mut host = Fixture::new();
     let claim = host.next();
@@ -734,6 +763,23 @@ fn leases_of_this_host_that_it_does_not_use_are_released_and_nobody_elses() {
     assert!(matches!(&release, Request::Release(lease) if lease.subnet == subnet(0)));
     host.refuse(&release, unavailable());
     assert!(host.next().is_none(), "a twin's lease was released");
+}
+
+#[test]
+fn leases_with_a_former_address_of_this_host_are_taken_over_or_released() {
+    let mut host = Fixture::holding();
+    host.attrs.public = public("192.0.2.50");
+    let (first, second) = (
+        host.lease(1, MY_ADDRESS, Some(ME)),
+        host.lease(3, MY_ADDRESS, Some(ME)),
+    );
+    host.registrar.let_go();
+    host.put(first);
+    host.put(second);
+    let claim = host.next();
+    assert_eq!(taken_over(claim.clone()).subnet, subnet(1));
+    host.grant(&claim.unwrap());
+    assert!(matches!(host.next(), Some(Request::Release(lease)) if lease.subnet == subnet(3)));
 }
 
 #[test]

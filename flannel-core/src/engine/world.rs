@@ -283,7 +283,6 @@ impl World {
         self.snapshot_seen
             && self.planned_with.is_some()
             && self.surroundings.attrs().is_some()
-            && self.surroundings.backend().is_some()
             && (self.options.networks_file.is_none() || self.ownership.scope.networks.iter().all(remembered))
     }
 
