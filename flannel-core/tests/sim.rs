@@ -303,6 +303,13 @@ fn sim_routes_that_a_runtime_makes_for_pods_in_our_own_subnet_cost_nothing() {
             dumps(&sim)
         );
         assert_eq!(ops(&sim, 0), []);
+        let hop = Hop::via("192.0.200.1".parse().unwrap(), "eth0".parse().unwrap());
+        kernel
+            .operator(Operator::Add(Route::unicast(own, hop, 4)))
+            .unwrap();
+        sleep(Duration::from_secs(15)).await;
+        let status = sim.hosts[0].engine().unwrap().status();
+        assert_eq!(status.conflicts, [], "what lies in our own subnet is no conflict");
     });
 }
 

@@ -12,7 +12,7 @@ use super::pass_log::{Counts, PassLog};
 use crate::plan::diff_of;
 use crate::{
     Applied, Changed, KernelError, Object, ObjectId, Op, OpError, OpErrorKind, Ownership, PeerCounts, Plan,
-    RouteId, State,
+    State,
 };
 
 /// The kernel is looked at this often even when it is silent.
@@ -261,7 +261,7 @@ impl Reconciler {
         let had = std::mem::replace(&mut self.have, have);
         let stood = std::mem::replace(&mut self.foreign, foreign);
         // A failure that met another kernel says nothing about this one.
-        let (stood, stands) = (places(&stood), places(&self.foreign));
+        let (stood, stands) = (ids(&stood), ids(&self.foreign));
         let have = &self.have;
         self.failing
             .retain(|id, _| had.get(id) == have.get(id) && stood.contains(id) == stands.contains(id));
@@ -426,15 +426,8 @@ impl Reconciler {
     }
 }
 
-/// The places at which objects of others keep ours out.
-fn places(foreign: &[Object]) -> BTreeSet<ObjectId> {
-    let place = |Object::Route(route): &Object| {
-        ObjectId::Route(RouteId {
-            position: 0,
-            ..route.id
-        })
-    };
-    foreign.iter().map(place).collect()
+fn ids(objects: &[Object]) -> BTreeSet<ObjectId> {
+    objects.iter().map(Object::id).collect()
 }
 
 impl Changed {

@@ -384,6 +384,22 @@ fn a_route_of_the_operators_in_our_place_stays_and_ours_comes_as_soon_as_it_is_g
 }
 
 #[test]
+fn a_route_of_the_operators_that_waits_behind_ours_is_in_nobodys_way() {
+    let Object::Route(mut behind) = made_by(STATIC, 1, 8);
+    behind.id.position = 1;
+    let kernel = [ours(1, 9), behind.into()];
+    let mut fixture = Fixture::new();
+    fixture.want(ours(1, 1));
+    fixture.dump(&kernel);
+    let plan = fixture.expect_plan();
+    fixture.applied(&plan, &[(0, OpErrorKind::Unreachable)]);
+    fixture.sleep();
+    fixture.dump(&kernel);
+    fixture.sleep();
+    assert_eq!(fixture.expect_plan(), plan);
+}
+
+#[test]
 fn ours_does_not_wait_for_its_backoff_when_the_operators_route_goes() {
     let theirs = made_by(STATIC, 1, 9);
     let mut fixture = Fixture::knowing(&[]);
