@@ -119,11 +119,8 @@ pub(crate) fn conflicts<'a>(
     foreign.iter().filter_map(move |object| {
         let Object::Route(route) = object;
         let destination = route.id.destination;
-        let place = RouteId {
-            position: 0,
-            ..route.id
-        };
-        let effect = if want.contains_key(&crate::ObjectId::Route(place)) {
+        // One that is stacked behind ours has not its place.
+        let effect = if want.contains_key(&object.id()) {
             Effect::InTheWay
         } else if own(destination) {
             return None;

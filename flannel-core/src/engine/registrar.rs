@@ -20,6 +20,9 @@ const RENEW_AT: u32 = 3;
 /// A claimed lease that the watch has not shown by then is asked about.
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(1);
 
+/// While the watch goes on saying nothing it is asked about less and less often, down to this.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(60);
+
 /// Former addresses of ours that are remembered.
 const PUBLISHED: usize = 16;
 
@@ -98,6 +101,8 @@ pub(super) struct Registrar {
     /// When to ask whether a claimed lease is still ours: until the watch has shown it, nobody would
     /// say that it is gone.
     ask_again: Option<Instant>,
+    /// How long the watch is waited for before the next question.
+    patience: Duration,
     trouble: Option<String>,
 }
 
@@ -120,6 +125,7 @@ impl Registrar {
             in_flight: false,
             asked: None,
             ask_again: None,
+            patience: CONFIRMED_WITHIN,
             trouble: None,
         }
     }
@@ -281,8 +287,14 @@ impl Registrar {
                     self.ask_again = match request {
                         _ if confirmed => None,
                         _ if overtaken.is_some() => Some(now),
-                        Request::Claim { .. } => Some(now + CONFIRMED_WITHIN),
-                        _ => self.ask_again.map(|_| now + CONFIRMED_WITHIN),
+                        Request::Claim { .. } => {
+                            self.patience = CONFIRMED_WITHIN;
+                            Some(now + self.patience)
+                        }
+                        _ => self.ask_again.map(|_| {
+                            self.patience = (self.patience * 2).min(LONGEST_PATIENCE);
+                            now + self.patience
+                        }),
                     };
                     self.adopt(lease);
                 }
