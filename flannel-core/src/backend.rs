@@ -3,7 +3,7 @@
 use serde_json::value::RawValue;
 use thiserror::Error;
 
-use crate::{Family, Host, Lease, NetworkConfig, Object, State};
+use crate::{Family, Host, Lease, NetworkConfig, Object, ObjectId, State};
 
 /// How hosts reach each other's subnets. Pure and synchronous: facts in, objects out. Backends
 /// never see the kernel, the store or the clock.
@@ -72,6 +72,11 @@ impl Desired {
     pub fn insert(&mut self, object: impl Into<Object>) {
         let object = object.into();
         self.0.insert(object.id(), object);
+    }
+
+    /// Which objects were asked for.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = ObjectId> + '_ {
+        self.0.keys().copied()
     }
 
     /// What was asked for.

@@ -175,12 +175,12 @@ impl Engine {
                     self.world.answered(&request, answer, Instant::now());
                 }
                 () = until(wake) => {}
-                (result, started) = answer(&mut io.look) => {
-                    self.files.doubt();
-                    self.world.looked(result, started, Instant::now());
-                }
+                (result, started) = answer(&mut io.look) => self.world.looked(result, started, Instant::now()),
                 done = answer(&mut io.work) => match done {
-                    Done::Dumped(result, started) => self.world.dumped(result, started, Instant::now()),
+                    Done::Dumped(result, started) => {
+                        self.files.doubt();
+                        self.world.dumped(result, started, Instant::now());
+                    }
                     Done::Applied(plan, result) => self.world.applied(&plan, result, Instant::now()),
                 },
                 () = self.files.written() => {
@@ -188,10 +188,7 @@ impl Engine {
                     let (env, networks) = self.files.problems();
                     self.world.files(env, networks);
                 }
-                () = self.audit.notified() => {
-                    self.files.doubt();
-                    self.world.audit();
-                }
+                () = self.audit.notified() => self.world.audit(),
                 watched = answer(&mut io.watch) => match watched {
                     Ok(events) => io.store_events = Some(events.fuse().boxed()),
                     Err(error @ StoreError::Unusable { .. }) => return Err(error),

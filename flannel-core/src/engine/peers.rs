@@ -159,8 +159,8 @@ impl Peers {
         let mut known = Known::new();
         for subnet in std::mem::take(&mut self.dirty) {
             let (verdict, desired) = self.judge(&subnet, admission, backend, context, &mut known);
-            let before = match self.verdicts.get(&subnet) {
-                Some(Verdict::Peer(objects)) => objects.clone(),
+            let before = match self.record(subnet, verdict) {
+                Some(Verdict::Peer(objects)) => objects,
                 _ => BTreeSet::new(),
             };
             let after = desired.into_state();
@@ -175,7 +175,6 @@ impl Peers {
                 self.owners.insert(id, subnet);
                 reconciler.set_want(id, Some(object));
             }
-            self.record(subnet, verdict);
         }
     }
 
@@ -203,7 +202,7 @@ impl Peers {
                     if admission.is_cut_differently(lease) && !self.verdicts.contains_key(subnet) {
                         warn!(%subnet, "the lease has another subnet length than the network config");
                     }
-                    Verdict::Peer(desired.clone().into_state().into_keys().collect())
+                    Verdict::Peer(desired.ids().collect())
                 }
                 Err(skip) => {
                     desired = Desired::default();
@@ -214,7 +213,8 @@ impl Peers {
         (Some(verdict), desired)
     }
 
-    fn record(&mut self, subnet: SubnetKey, verdict: Option<Verdict>) {
+    /// Takes note of what a lease comes to, and returns what it came to before.
+    fn record(&mut self, subnet: SubnetKey, verdict: Option<Verdict>) -> Option<Verdict> {
         let before = self.verdicts.remove(&subnet);
         let admitted = |verdict: &Option<Verdict>| matches!(verdict, Some(Verdict::Peer(_)));
         let refused =
@@ -232,6 +232,7 @@ impl Peers {
         if let Some(verdict) = verdict {
             self.verdicts.insert(subnet, verdict);
         }
+        before
     }
 
     /// A lease of this age changed: so may the standing of younger ones that share addresses with

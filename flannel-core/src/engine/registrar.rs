@@ -51,13 +51,6 @@ impl Request {
     }
 }
 
-/// Whose a lease is, for the log: its addresses, and its node id if it has one.
-fn holder(lease: &Lease) -> String {
-    let addresses = lease.attrs.public.iter().map(|(_, address)| address.to_string());
-    let node = lease.attrs.node.map(|node| format!("node {node}"));
-    addresses.chain(node).collect::<Vec<_>>().join(" ")
-}
-
 /// A request that is under way.
 #[derive(Debug)]
 struct Asked {
@@ -96,7 +89,7 @@ pub(super) struct Registrar {
     leftovers: Vec<Lease>,
     backoff: Backoff,
     not_before: Option<Instant>,
-    in_flight: bool,
+    /// The request that is under way.
     asked: Option<Asked>,
     /// When to ask whether a claimed lease is still ours: until the watch has shown it, nobody would
     /// say that it is gone.
@@ -122,7 +115,6 @@ impl Registrar {
             leftovers: Vec::new(),
             backoff: Backoff::default(),
             not_before: None,
-            in_flight: false,
             asked: None,
             ask_again: None,
             patience: CONFIRMED_WITHIN,
@@ -220,7 +212,7 @@ impl Registrar {
 
     /// What to ask now, if anything.
     pub(super) fn next(&mut self, view: View<'_>, now: Instant) -> Option<Request> {
-        if self.in_flight || self.not_before.is_some_and(|at| now < at) {
+        if self.asked.is_some() || self.not_before.is_some_and(|at| now < at) {
             return None;
         }
         self.not_before = None;
@@ -243,7 +235,6 @@ impl Registrar {
         if let Some(Request::Claim { attrs, .. } | Request::Keep { attrs, .. }) = &request {
             self.remember(attrs.public);
         }
-        self.in_flight = request.is_some();
         self.asked = request.as_ref().map(|request| Asked {
             subnet: request.subnet(),
             overtaken: None,
@@ -253,7 +244,7 @@ impl Registrar {
 
     /// When [`Registrar::next`] may have something to do without anything happening before.
     pub(super) fn wake(&self) -> Option<Instant> {
-        if self.in_flight {
+        if self.asked.is_some() {
             return None;
         }
         let own = self.own.as_ref();
@@ -271,7 +262,6 @@ impl Registrar {
         now: Instant,
     ) {
         let overtaken = self.asked.take().and_then(|asked| asked.overtaken);
-        self.in_flight = false;
         self.not_before = None;
         match (request, result) {
             (_, Ok(lease)) => {
@@ -474,6 +464,13 @@ impl Registrar {
             && lease.attrs.node == Some(self.node)
             && (address == public || self.published.contains(&address))
     }
+}
+
+/// Whose a lease is, for the log: its addresses, and its node id if it has one.
+fn holder(lease: &Lease) -> String {
+    let addresses = lease.attrs.public.iter().map(|(_, address)| address.to_string());
+    let node = lease.attrs.node.map(|node| format!("node {node}"));
+    addresses.chain(node).collect::<Vec<_>>().join(" ")
 }
 
 /// What is to be written over a lease: its members that are nobody's here stay.
