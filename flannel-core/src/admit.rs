@@ -40,6 +40,8 @@ pub enum Refusal {
     BadAddress(Option<IpAddr>, Family),
     /// It names this host's own address.
     OurAddress(IpAddr),
+    /// This host left it behind: after a change of the network, or a claim whose answer was lost.
+    LeftBehind,
     /// It belongs to another backend.
     Backend(String),
 }
@@ -59,6 +61,7 @@ impl fmt::Display for Refusal {
                     "its public address {address} is this host's own; give each host its own --public-ip"
                 )
             }
+            Self::LeftBehind => f.write_str("this host holds another; it is given back, or ends by itself"),
             Self::Backend(kind) => write!(f, "its backend is {kind:?}"),
         }
     }

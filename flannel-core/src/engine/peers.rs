@@ -194,8 +194,12 @@ impl Peers {
         else {
             return (None, desired);
         };
+        let me = context.own.attrs.node;
+        let is_ours = |lease: &Lease| me.is_some() && lease.attrs.node == me;
         let verdict = match admission.admit_knowing(lease, &self.leases, known) {
             Err(Refusal::Backend(_)) => Verdict::Elsewhere,
+            // By our address it is another host's fault only if it does not carry our name.
+            Err(Refusal::OurAddress(_)) if is_ours(lease) => Verdict::Refused(Refusal::LeftBehind),
             Err(refusal) => Verdict::Refused(refusal),
             Ok(()) => match backend.peer(context, lease, &mut desired) {
                 Ok(()) => {

@@ -556,3 +556,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_lease_that_we_left_behind_is_not_called_another_hosts_fault() {
+    let mut fixture = Fixture::with(2);
+    fixture.own.attrs.node = Some(ME);
+    let left = lease("10.5.9.0/24", 1, 9);
+    fixture.peers.put(left.clone());
+    fixture.plan();
+    let verdict = |fixture: &Fixture| fixture.peers.verdicts.get(&left.subnet).cloned();
+    let address = left.attrs.public.v4.unwrap();
+    assert_eq!(
+        verdict(&fixture),
+        Some(Verdict::Refused(Refusal::OurAddress(address)))
+    );
+
+    let mut ours = left.clone();
+    ours.attrs.node = Some(ME);
+    fixture.peers.put(ours);
+    fixture.plan();
+    assert_eq!(verdict(&fixture), Some(Verdict::Refused(Refusal::LeftBehind)));
+    assert_eq!((fixture.peers.admitted, fixture.peers.refused), (2, 1));
+}
