@@ -41,7 +41,7 @@ pub use ownership::{Conflict, DEFAULT_PROTOCOL, Effect, Owner, Ownership};
 pub use plan::{Op, Plan, diff};
 pub use state_dir::{StateDir, StateDirError};
 pub use status::{Failure, LeaseStatus, PeerCounts, Reason, Status};
-pub use store::{Gap, StoreError, StoreEvent, SubnetStore};
+pub use store::{ConfigStore, Gap, StoreError, StoreEvent, SubnetStore};
 pub use subnet::{SubnetKey, SubnetKeyError};
 pub use subnet_env::{SubnetEnv, SubnetEnvError};
 pub use uplink::{Pattern, Uplink, UplinkError, UplinkOptions, UplinkRule, choose_uplink};

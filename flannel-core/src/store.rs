@@ -58,6 +58,25 @@ pub trait SubnetStore: Send + Sync {
     }
 }
 
+/// Where the network's config can be administered: what `flanneld config` works on.
+#[async_trait]
+pub trait ConfigStore: Send + Sync {
+    /// The text that stands there now, whatever it is; `None` where there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    async fn read_config(&self) -> Result<Option<String>, StoreError>;
+
+    /// Puts a text in its place, at once and as a whole. Whether it is a config is for the caller
+    /// to know.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    async fn write_config(&self, json: &str) -> Result<(), StoreError>;
+}
+
 /// What a store has to say.
 #[derive(Debug, Clone)]
 #[non_exhaustive]

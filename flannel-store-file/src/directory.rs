@@ -212,6 +212,23 @@ impl Directory {
         }
     }
 
+    /// Writes the config so that at every moment, a crash included, there is the old text or the new
+    /// one. Where a link stands for it, what it leads to is written.
+    pub(crate) fn write_config(&self, text: &str) -> Result<(), FileError> {
+        let path = fs::canonicalize(&self.config).unwrap_or_else(|_| self.config.clone());
+        let mut temporary = path.clone();
+        temporary.set_file_name(format!(".config.{}", std::process::id()));
+        let written = write_to_disk(&temporary, text).and_then(|()| fs::rename(&temporary, &path));
+        if written.is_err() {
+            let _ = fs::remove_file(&temporary);
+        }
+        written.map_err(FileError::at("write", &path))?;
+        let directory = path.parent().unwrap_or(&self.root);
+        File::open(directory)
+            .and_then(|directory| directory.sync_all())
+            .map_err(FileError::at("write", directory))
+    }
+
     /// Writes a lease so that at every moment, a crash included, there is the old file or the new
     /// one. `false`: there is one already, and it was not to be replaced.
     pub(crate) fn write(&self, subnet: SubnetKey, text: &str, over: Over) -> Result<bool, FileError> {

@@ -15,11 +15,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use flannel_core::{Lease, LeaseAttrs, StoreError, StoreEvent, SubnetKey, SubnetStore};
+use flannel_core::{ConfigStore, Lease, LeaseAttrs, StoreError, StoreEvent, SubnetKey, SubnetStore};
 use futures_util::stream::BoxStream;
 
-use crate::directory::{Directory, FileError};
-use crate::disk::Disk;
+use crate::directory::{ConfigText, Directory, FileError};
+use crate::disk::{Disk, Work};
 
 /// How long a lease lives unless renewed, where nobody says otherwise: as with flannel and etcd.
 const DEFAULT_TTL: Duration = Duration::from_secs(24 * 3600);
@@ -130,6 +130,30 @@ impl SubnetStore for FileStore {
         let own = own.clone();
         self.disk
             .locked(&doing, move |directory| requests::release(directory, &own))
+            .await
+    }
+}
+
+#[async_trait]
+impl ConfigStore for FileStore {
+    async fn read_config(&self) -> Result<Option<String>, StoreError> {
+        let doing = format!("read {}", self.disk.directory.config.display());
+        let read = self.disk.run(Work::Request, &doing, |directory| Ok(directory.read_config()));
+        match read.await? {
+            ConfigText::Missing => Ok(None),
+            ConfigText::Text(text) => Ok(Some(text)),
+            ConfigText::Unreadable(reason) => Err(StoreError::Unavailable {
+                doing,
+                source: reason.into(),
+            }),
+        }
+    }
+
+    async fn write_config(&self, json: &str) -> Result<(), StoreError> {
+        let doing = format!("write {}", self.disk.directory.config.display());
+        let json = json.to_owned();
+        self.disk
+            .locked(&doing, move |directory| directory.write_config(&json))
             .await
     }
 }

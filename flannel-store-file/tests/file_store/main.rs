@@ -6,6 +6,7 @@
     reason = "a failed check is a panic"
 )]
 
+mod config;
 mod contract;
 mod hazards;
 mod leases;
