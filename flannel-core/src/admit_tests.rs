@@ -62,7 +62,7 @@ impl Fixture {
                 gateway(Family::V6, "fd00:66::1"),
             ],
             resolvers: vec![address("10.55.0.53"), address("127.0.0.53")],
-            reached: std::collections::BTreeMap::new(),
+            ..HostFacts::default()
         };
         let uplink = Uplink {
             device,

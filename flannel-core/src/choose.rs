@@ -7,20 +7,27 @@ use std::ops;
 
 use ipnet::IpNet;
 
+use crate::challenge::challenged;
 use crate::{Family, Lease, Leases, NetworkConfig, NodeId, PerFamily, Protected, Range, SubnetKey};
 
 /// How many free subnets of a family are looked at before one is picked, as flannel does.
 const CANDIDATES: usize = 100;
 
 /// Who asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// This node, whatever its address.
     pub node: NodeId,
     /// What this host publishes.
     pub public: PerFamily<IpAddr>,
-    /// Whether this process has lost a lease to somebody: then it takes none back by address.
+    /// Whether this process has lost a lease to somebody: then it takes none back by its node id
+    /// alone, which a twin may have.
     pub lost: bool,
+    /// Whether it publishes what is surely another host's address:
+    /// [`Host::publishes_a_neighbours`](crate::Host::publishes_a_neighbours).
+    pub neighbours: bool,
+    /// Leases that it has challenged, and whose holders had the time to object.
+    pub undisputed: BTreeSet<SubnetKey>,
 }
 
 /// What the asker would like.
@@ -48,6 +55,11 @@ pub enum Choice {
         /// Why it is mine.
         why: TakeOver,
     },
+    /// Another's lease carries an address of mine: its holder is to be asked whether it lives, by
+    /// compare-and-swap.
+    Challenge(Lease),
+    /// I have challenged this lease, and its holder may object yet.
+    Contested(Lease),
     /// No lease is mine; this subnet is free.
     Create(SubnetKey),
     /// There is nothing to be had at present.
@@ -61,8 +73,8 @@ pub enum TakeOver {
     Readdressed,
     /// My address and nobody's node id: flannel wrote it.
     Unnamed,
-    /// My address with another node id: the state directory was lost.
-    StateLost,
+    /// Another host has asked, in this lease of mine, whether I live.
+    Claimed,
 }
 
 /// Why no subnet can be had.
@@ -84,6 +96,19 @@ pub enum Unavailable {
         pinned: SubnetKey,
         /// The lease that stands there or overlaps it.
         by: SubnetKey,
+        /// Whose that is, in words; `None` before the lease has been seen.
+        holder: Option<String>,
+    },
+    /// The address that this host would publish stands in another's lease.
+    AddressTaken {
+        /// The address.
+        address: IpAddr,
+        /// The lease that carries it.
+        lease: SubnetKey,
+        /// Whose that is, in words.
+        holder: String,
+        /// What is known of the holder.
+        rival: Rival,
     },
     /// The network does not give out the pinned subnet.
     PinnedOutside {
@@ -99,6 +124,17 @@ pub enum Unavailable {
     },
 }
 
+/// What is known of a host that publishes our address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Rival {
+    /// The address is none of ours, and lies in the network of our uplink: it is that host's.
+    Neighbour,
+    /// The host is being asked whether it lives.
+    Asked,
+    /// It lives.
+    Alive,
+}
+
 impl fmt::Display for Unavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -109,11 +145,41 @@ impl fmt::Display for Unavailable {
                     "no subnet is free of the host's own networks: {subnet} covers {covers}"
                 )
             }
-            Self::PinnedTaken { pinned, by } => {
+            Self::PinnedTaken { pinned, by, holder } => {
+                write!(f, "the pinned subnet {pinned} is taken by the lease {by}")?;
+                match holder {
+                    Some(holder) => write!(
+                        f,
+                        " of {holder}; waiting until it is free: pin another, or remove that lease if its host is \
+                         gone"
+                    ),
+                    None => f.write_str(", which is not shown yet; waiting until it is free"),
+                }
+            }
+            Self::AddressTaken {
+                address,
+                lease,
+                holder,
+                rival,
+            } => {
+                let flag = flag(*address);
                 write!(
                     f,
-                    "the pinned subnet {pinned} is taken by the lease {by}; waiting until it is free"
-                )
+                    "our public address {address} is published by the lease {lease} of {holder}"
+                )?;
+                match rival {
+                    Rival::Neighbour => write!(
+                        f,
+                        ", and is no address of this host; give this host its own {flag}, or leave that out"
+                    ),
+                    Rival::Asked => f.write_str(
+                        ", as after the loss of the state directory; taking the lease over unless that host objects",
+                    ),
+                    Rival::Alive => write!(
+                        f,
+                        ", which is alive; give each host its own {flag}, or remove that lease if its host is gone"
+                    ),
+                }
             }
             Self::PinnedOutside { pinned } => {
                 write!(
@@ -128,16 +194,17 @@ impl fmt::Display for Unavailable {
     }
 }
 
-/// Which subnet is mine. In this order: the lease with my node id (and, of several, my address);
-/// one that flannel wrote for my address; one with my address under another id, unless this process
-/// has lost a lease before; the previous subnet, if free; any free one.
+/// Which subnet is mine. In this order: the lease with my node id and my address; none, while another's
+/// lease carries an address of mine and its holder may live; the lease with my node id; one that
+/// flannel wrote for my address; one that I challenged in vain; the previous subnet, if free; any free
+/// one.
 ///
 /// ```
 /// use flannel_core::*;
 ///
 /// let config = NetworkConfig::from_json(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#)?;
 /// let public = PerFamily { v4: Some("192.0.2.1".parse().unwrap()), v6: None };
-/// let me = Identity { node: NodeId(7), public, lost: false };
+/// let me = Identity { node: NodeId(7), public, lost: false, neighbours: false, undisputed: [].into() };
 /// let wish = Wish { previous: Some("10.5.9.0/24".parse().unwrap()), ..Wish::default() };
 /// let choice = choose(&config, &Leases::default(), &me, &wish, &Protected::default());
 /// assert!(matches!(choice, Choice::Create(subnet) if subnet.to_key() == "10.5.9.0-24"));
@@ -160,36 +227,38 @@ pub fn choose(
             return Choice::Wait(Unavailable::PinnedProtected { pinned, covers });
         }
     }
-    let mine = leases
+    let concerning: Vec<&Lease> = leases.iter().filter(|lease| concerns(lease, me)).collect();
+    let mine = concerning
         .iter()
-        .filter_map(|lease| Some((claim_on(lease, me)?, lease)))
+        .filter_map(|lease| Some((claim_on(lease, me)?, *lease)))
         .filter(|(_, lease)| {
             wish.pinned
                 .map_or_else(|| fits(&lease.subnet), |pinned| lease.subnet == pinned)
         })
         .min_by_key(|(claim, lease)| (*claim, wish.previous != Some(lease.subnet)));
+    if !matches!(mine, Some((Claim::Mine | Claim::Claimed, _)))
+        && let Some(choice) = dispute(&concerning, me, wish)
+    {
+        return choice;
+    }
     if let Some((claim, lease)) = mine {
         let lease = lease.clone();
-        return match claim {
-            Claim::Mine => Choice::Keep(lease),
-            Claim::Readdressed => Choice::TakeOver {
-                lease,
-                why: TakeOver::Readdressed,
-            },
-            Claim::Unnamed => Choice::TakeOver {
-                lease,
-                why: TakeOver::Unnamed,
-            },
-            Claim::StateLost => Choice::TakeOver {
-                lease,
-                why: TakeOver::StateLost,
-            },
+        let why = match claim {
+            Claim::Mine | Claim::Undisputed => return Choice::Keep(lease),
+            Claim::Readdressed => TakeOver::Readdressed,
+            Claim::Unnamed => TakeOver::Unnamed,
+            Claim::Claimed => TakeOver::Claimed,
         };
+        return Choice::TakeOver { lease, why };
     }
     if let Some(pinned) = wish.pinned {
         return match blocker(&pinned, leases, &wish.taken) {
             None => Choice::Create(pinned),
-            Some(by) => Choice::Wait(Unavailable::PinnedTaken { pinned, by }),
+            Some(by) => Choice::Wait(Unavailable::PinnedTaken {
+                pinned,
+                by,
+                holder: leases.get(&by).map(holder),
+            }),
         };
     }
     let free = |previous: &SubnetKey| fits(previous) && blocker(previous, leases, &wish.taken).is_none();
@@ -203,20 +272,94 @@ pub fn choose(
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Claim {
     Mine,
+    Claimed,
     Readdressed,
     Unnamed,
-    StateLost,
+    Undisputed,
+}
+
+/// Whether a lease carries an address or a node id of mine.
+fn concerns(lease: &Lease, me: &Identity) -> bool {
+    let node = Some(me.node);
+    lease.attrs.node == node || shared(lease, me.public).is_some() || challenged(&lease.attrs) == node
 }
 
 fn claim_on(lease: &Lease, me: &Identity) -> Option<Claim> {
     let my_address = !me.public.is_empty() && lease.attrs.public == me.public;
     match lease.attrs.node {
+        Some(node) if node == me.node && challenged(&lease.attrs).is_some() => {
+            let undisputed = is_my_challenge(lease, me) && me.undisputed.contains(&lease.subnet);
+            undisputed.then_some(Claim::Undisputed)
+        }
         Some(node) if node == me.node && my_address => Some(Claim::Mine),
         // Whoever lost a lease to its own id has a twin: a cloned state directory.
         Some(node) if node == me.node => (!me.lost).then_some(Claim::Readdressed),
         None if my_address => Some(Claim::Unnamed),
-        Some(_) if my_address => (!me.lost).then_some(Claim::StateLost),
+        Some(_) if challenged(&lease.attrs) == Some(me.node) => Some(Claim::Claimed),
         _ => None,
+    }
+}
+
+/// Whether I have asked the holder of this lease. A twin, with my id, asks about an address of its own.
+fn is_my_challenge(lease: &Lease, me: &Identity) -> bool {
+    lease.attrs.node == Some(me.node)
+        && challenged(&lease.attrs).is_some()
+        && shared(lease, me.public).is_some()
+}
+
+/// What is to be done about hosts that publish an address of mine before I may publish it, too.
+fn dispute(concerning: &[&Lease], me: &Identity, wish: &Wish) -> Option<Choice> {
+    let is_contested = |lease: &&&Lease| is_my_challenge(lease, me) && !me.undisputed.contains(&lease.subnet);
+    if let Some(contested) = concerning.iter().find(is_contested) {
+        return Some(Choice::Contested((*contested).clone()));
+    }
+    let rivals = concerning.iter().copied().filter(|lease| match lease.attrs.node {
+        Some(node) => node != me.node && shared(lease, me.public).is_some(),
+        // flannel answers nobody: the address alone decides.
+        None => me.neighbours && lease.attrs.public == me.public,
+    });
+    let wished = |lease: &Lease| [wish.pinned, wish.previous].contains(&Some(lease.subnet));
+    let rival = rivals.min_by_key(|lease| !wished(lease))?;
+    if me.neighbours {
+        return address_taken(rival, me.public, Rival::Neighbour).map(Choice::Wait);
+    }
+    Some(Choice::Challenge(rival.clone()))
+}
+
+/// An address that a lease carries and that is among these.
+pub(crate) fn shared(lease: &Lease, public: PerFamily<IpAddr>) -> Option<IpAddr> {
+    let theirs = lease.attrs.public;
+    // Both spelt out: this is asked of every lease there is.
+    let v4 = public.v4.filter(|_| public.v4 == theirs.v4);
+    v4.or_else(|| public.v6.filter(|_| public.v6 == theirs.v6))
+}
+
+/// That a lease carries an address among these.
+pub(crate) fn address_taken(lease: &Lease, public: PerFamily<IpAddr>, rival: Rival) -> Option<Unavailable> {
+    Some(Unavailable::AddressTaken {
+        address: shared(lease, public)?,
+        lease: lease.subnet,
+        holder: holder(lease),
+        rival,
+    })
+}
+
+/// Whose a lease is, in words: its addresses, and its node id if it has one.
+pub(crate) fn holder(lease: &Lease) -> String {
+    let addresses = lease.attrs.public.iter().map(|(_, address)| address.to_string());
+    let addresses = addresses.collect::<Vec<_>>().join(",");
+    // Whoever has challenged a lease does not hold it yet.
+    match challenged(&lease.attrs).or(lease.attrs.node) {
+        Some(node) => format!("{addresses} (node {node})"),
+        None => addresses,
+    }
+}
+
+/// The flag that says what a host publishes.
+pub(crate) const fn flag(address: IpAddr) -> &'static str {
+    match Family::of(address) {
+        Family::V4 => "--public-ip",
+        Family::V6 => "--public-ipv6",
     }
 }
 

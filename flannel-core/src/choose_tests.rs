@@ -45,12 +45,25 @@ fn theirs(text: &str) -> Lease {
     lease(subnet(text), Some(THEIRS), v4(THEIR_ADDRESS))
 }
 
-fn me() -> Identity {
+fn identity(node: NodeId, public: PerFamily<IpAddr>) -> Identity {
     Identity {
-        node: MINE,
-        public: v4(MY_ADDRESS),
+        node,
+        public,
         lost: false,
+        neighbours: false,
+        undisputed: BTreeSet::new(),
     }
+}
+
+fn me() -> Identity {
+    identity(MINE, v4(MY_ADDRESS))
+}
+
+/// A lease that somebody has signed over the holder's id, to ask whether that lives.
+fn asked(text: &str, holder: NodeId, by: NodeId, public: PerFamily<IpAddr>) -> Lease {
+    let held = lease(subnet(text), Some(holder), public);
+    let attrs = crate::challenge::challenge(&held, by);
+    Lease { attrs, ..held }
 }
 
 /// What a host needs whose uplink stands in these networks.
@@ -92,6 +105,8 @@ fn outcome(choice: &Choice) -> String {
     match choice {
         Choice::Keep(lease) => format!("keep {}", lease.subnet),
         Choice::TakeOver { lease, why } => format!("take {} ({why:?})", lease.subnet),
+        Choice::Challenge(lease) => format!("challenge {}", lease.subnet),
+        Choice::Contested(lease) => format!("contested {}", lease.subnet),
         Choice::Create(subnet) => format!("create {subnet}"),
         Choice::Wait(why) => why.to_string(),
     }
@@ -118,8 +133,8 @@ fn who_a_lease_says_it_belongs_to_decides_whether_it_is_mine() {
         (None, MY_ADDRESS, false, "take 10.5.3.0/24 (Unnamed)"),
         (None, MY_ADDRESS, true, "take 10.5.3.0/24 (Unnamed)"),
         (None, THEIR_ADDRESS, false, free),
-        (Some(THEIRS), MY_ADDRESS, false, "take 10.5.3.0/24 (StateLost)"),
-        (Some(THEIRS), MY_ADDRESS, true, free),
+        (Some(THEIRS), MY_ADDRESS, false, "challenge 10.5.3.0/24"),
+        (Some(THEIRS), MY_ADDRESS, true, "challenge 10.5.3.0/24"),
         (Some(THEIRS), THEIR_ADDRESS, false, free),
     ] {
         let me = Identity { lost, ..me() };
@@ -134,21 +149,150 @@ fn who_a_lease_says_it_belongs_to_decides_whether_it_is_mine() {
 
 #[test]
 fn of_several_leases_the_strongest_claim_wins() {
-    let claims = [
-        (Some(MINE), MY_ADDRESS, "keep"),
-        (Some(MINE), THEIR_ADDRESS, "Readdressed"),
-        (None, MY_ADDRESS, "Unnamed"),
-        (Some(THEIRS), MY_ADDRESS, "StateLost"),
+    let plain = |text: &str, node, public| lease(subnet(text), node, v4(public));
+    let claims: [(&dyn Fn(&str) -> Lease, &str); 5] = [
+        (&|text| plain(text, Some(MINE), MY_ADDRESS), "keep 10.5.9.0/24"),
+        (
+            &|text| asked(text, MINE, THEIRS, v4(MY_ADDRESS)),
+            "take 10.5.9.0/24 (Claimed)",
+        ),
+        (
+            &|text| plain(text, Some(MINE), THEIR_ADDRESS),
+            "take 10.5.9.0/24 (Readdressed)",
+        ),
+        (
+            &|text| plain(text, None, MY_ADDRESS),
+            "take 10.5.9.0/24 (Unnamed)",
+        ),
+        (
+            &|text| asked(text, THEIRS, MINE, v4(MY_ADDRESS)),
+            "keep 10.5.9.0/24",
+        ),
     ];
-    for (strongest, (_, _, expected)) in claims.iter().enumerate() {
+    for (strongest, (_, expected)) in claims.iter().enumerate() {
         // The weaker the claim, the lower the subnet: order of subnets must not decide.
         let leases = claims.iter().skip(strongest).enumerate();
-        let leases = leases.map(|(place, (node, public, _))| {
-            lease(subnet(&format!("10.5.{}.0/24", 9 - place)), *node, v4(public))
-        });
-        let outcome = chosen(leases.collect(), &me(), &Wish::default());
-        assert!(outcome.contains("10.5.9.0/24"), "{outcome}");
-        assert!(outcome.contains(expected), "{outcome}");
+        let leases = leases.map(|(place, (lease, _))| lease(&format!("10.5.{}.0/24", 9 - place)));
+        let leases: Vec<Lease> = leases.collect();
+        let me = Identity {
+            undisputed: leases.iter().map(|lease| lease.subnet).collect(),
+            ..me()
+        };
+        assert_eq!(chosen(leases, &me, &Wish::default()), *expected);
+    }
+}
+
+#[test]
+fn nothing_is_published_twice_while_the_holder_of_a_lease_with_my_address_may_live() {
+    let rival = || lease(subnet("10.5.3.0/24"), Some(THEIRS), v4(MY_ADDRESS));
+    let mine = |public| lease(subnet("10.5.9.0/24"), Some(MINE), v4(public));
+    let contested = || asked("10.5.3.0/24", THEIRS, MINE, v4(MY_ADDRESS));
+    let neighbours = Identity {
+        neighbours: true,
+        ..me()
+    };
+    let undisputed = Identity {
+        undisputed: [subnet("10.5.3.0/24")].into(),
+        ..me()
+    };
+    let refused = "our public address 192.0.2.1 is published by the lease 10.5.3.0/24 of 192.0.2.1 (node \
+                   00000000000000000000000000000002), and is no address of this host; give this host its own \
+                   --public-ip, or leave that out";
+    let unnamed = lease(subnet("10.5.3.0/24"), None, v4(MY_ADDRESS));
+    let from_flannel = refused.replace(" (node 00000000000000000000000000000002)", "");
+    for (leases, me, expected) in [
+        (vec![rival()], me(), "challenge 10.5.3.0/24"),
+        // A lease of its own does not save a host that has since been given another's address.
+        (vec![rival(), mine(THEIR_ADDRESS)], me(), "challenge 10.5.3.0/24"),
+        // But one that it holds as it stands is its own, whatever another has written since.
+        (vec![rival(), mine(MY_ADDRESS)], me(), "keep 10.5.9.0/24"),
+        (vec![contested()], me(), "contested 10.5.3.0/24"),
+        (vec![contested()], undisputed, "keep 10.5.3.0/24"),
+        // A twin asks about its own address.
+        (
+            vec![
+                asked("10.5.3.0/24", THEIRS, MINE, v4(THEIR_ADDRESS)),
+                mine(MY_ADDRESS),
+            ],
+            me(),
+            "keep 10.5.9.0/24",
+        ),
+        (vec![rival()], neighbours.clone(), refused),
+        (vec![unnamed], neighbours.clone(), &from_flannel),
+        (vec![mine(MY_ADDRESS)], neighbours, "keep 10.5.9.0/24"),
+    ] {
+        let stand = format!("{leases:?}");
+        assert_eq!(chosen(leases, &me, &Wish::default()), expected, "{stand}");
+    }
+    // Alone it is no reason to wait, and nobody's to take.
+    let twins = asked("10.5.3.0/24", THEIRS, MINE, v4(THEIR_ADDRESS));
+    let me = Identity {
+        undisputed: [subnet("10.5.3.0/24")].into(),
+        ..me()
+    };
+    let outcome = chosen(vec![twins], &me, &Wish::default());
+    assert!(outcome.starts_with("create"), "{outcome}");
+}
+
+#[test]
+fn of_several_leases_with_my_address_the_one_that_was_mine_before_is_challenged() {
+    let rival = |text| lease(subnet(text), Some(THEIRS), v4(MY_ADDRESS));
+    let both = || vec![rival("10.5.3.0/24"), rival("10.5.7.0/24")];
+    let wished = Some(subnet("10.5.7.0/24"));
+    let before = Wish {
+        previous: wished,
+        ..Wish::default()
+    };
+    let pinned = Wish {
+        pinned: wished,
+        ..Wish::default()
+    };
+    for (wish, expected) in [
+        (Wish::default(), "10.5.3.0/24"),
+        (before, "10.5.7.0/24"),
+        (pinned, "10.5.7.0/24"),
+    ] {
+        assert_eq!(chosen(both(), &me(), &wish), format!("challenge {expected}"));
+    }
+}
+
+#[test]
+fn one_family_in_common_is_enough_for_two_hosts_to_be_in_each_others_way() {
+    let dual = |v4: &str, v6: &str| PerFamily {
+        v4: v4.parse().ok(),
+        v6: v6.parse().ok(),
+    };
+    let me = identity(MINE, dual(MY_ADDRESS, "fd00::1"));
+    let config = config(r#""Network":"10.5.0.0/20","EnableIPv6":true,"IPv6Network":"fd00:5::/56""#);
+    for (theirs, flag) in [
+        (dual(MY_ADDRESS, "fd00::2"), Some("--public-ip,")),
+        (dual(THEIR_ADDRESS, "fd00::1"), Some("--public-ipv6,")),
+        (dual(THEIR_ADDRESS, "fd00::2"), None),
+    ] {
+        let rival = lease(subnet("10.5.3.0/24,fd00:5:0:3::/64"), Some(THEIRS), theirs);
+        let leases: Leases = [rival].into_iter().collect();
+        let choice = choose(&config, &leases, &me, &Wish::default(), &Protected::default());
+        assert_eq!(
+            matches!(choice, Choice::Challenge(_)),
+            flag.is_some(),
+            "{theirs:?}"
+        );
+        let neighbours = Identity {
+            neighbours: true,
+            ..me.clone()
+        };
+        let choice = choose(
+            &config,
+            &leases,
+            &neighbours,
+            &Wish::default(),
+            &Protected::default(),
+        );
+        assert!(
+            flag.is_none_or(|flag| outcome(&choice).contains(flag)),
+            "{}",
+            outcome(&choice)
+        );
     }
 }
 
@@ -291,7 +435,11 @@ fn a_pinned_subnet_is_had_or_waited_for_and_never_replaced_by_another() {
     let mine = |text| lease(subnet(text), Some(MINE), v4(MY_ADDRESS));
     let unnamed = lease(subnet("10.5.9.0/24"), None, v4(MY_ADDRESS));
     let wait = |by: &str| {
-        format!("the pinned subnet 10.5.9.0/24 is taken by the lease {by}; waiting until it is free")
+        format!(
+            "the pinned subnet 10.5.9.0/24 is taken by the lease {by} of 192.0.2.2 (node \
+             00000000000000000000000000000002); waiting until it is free: pin another, or remove that lease if its \
+             host is gone"
+        )
     };
     let create = "create 10.5.9.0/24".to_owned();
     for (leases, expected) in [
@@ -343,7 +491,8 @@ fn a_pinned_subnet_that_cannot_be_had_is_waited_for_with_the_reason() {
             "10.5.7.0/24",
             Some("10.5.7.0/24"),
             &network,
-            "the pinned subnet 10.5.7.0/24 is taken by the lease 10.5.7.0/24; waiting until it is free",
+            "the pinned subnet 10.5.7.0/24 is taken by the lease 10.5.7.0/24, which is not shown yet; waiting until it \
+             is free",
         ),
     ] {
         let wish = Wish {
@@ -434,11 +583,7 @@ fn a_hundred_hosts_share_out_a_hundred_subnets() {
     let config = config(r#""Network":"10.5.0.0/16","SubnetMin":"10.5.100.0","SubnetMax":"10.5.199.0""#);
     let mut leases = Leases::default();
     for host in 0..100 {
-        let me = Identity {
-            node: NodeId(host),
-            public: v4(&format!("192.0.2.{host}")),
-            lost: false,
-        };
+        let me = identity(NodeId(host), v4(&format!("192.0.2.{host}")));
         let wish = Wish {
             seed: host as u64,
             ..Wish::default()
@@ -451,11 +596,7 @@ fn a_hundred_hosts_share_out_a_hundred_subnets() {
         let before = leases.insert(lease(subnet, Some(me.node), me.public));
         assert!(before.is_none(), "{subnet} was given out twice");
     }
-    let late = Identity {
-        node: NodeId(100),
-        public: v4("192.0.2.100"),
-        lost: false,
-    };
+    let late = identity(NodeId(100), v4("192.0.2.100"));
     let choice = choose(&config, &leases, &late, &Wish::default(), &Protected::default());
     assert!(matches!(choice, Choice::Wait(Unavailable::OutOfSubnets)));
 }
@@ -672,12 +813,17 @@ proptest! {
                 prop_assert!(protected.hit(*subnet).is_some());
                 prop_assert!(!of_families(&|net| protected.hit(*net).is_none()));
             }
+            Choice::Challenge(lease) => {
+                prop_assert!(lease.attrs.node.is_some_and(|node| node != MINE));
+                prop_assert!(lease.attrs.public.v4 == me.public.v4);
+            }
+            Choice::Contested(_) => prop_assert!(false, "nobody has been challenged"),
             Choice::Wait(_) => prop_assert!(wish.pinned.is_some()),
         }
         let subnet = match choice {
             Choice::Keep(lease) | Choice::TakeOver { lease, .. } => lease.subnet,
             Choice::Create(subnet) => subnet,
-            Choice::Wait(_) => return Ok(()),
+            Choice::Challenge(_) | Choice::Contested(_) | Choice::Wait(_) => return Ok(()),
         };
         prop_assert!(subnet.nets().all(|net| protected.hit(net).is_none()));
         prop_assert!(wish.pinned.is_none_or(|pinned| pinned == subnet));

@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use thiserror::Error;
 
 use crate::json::{MemberError, Members, cut, is_null};
+use crate::spelling::nearest;
 use crate::subnet::parse_net;
 use crate::{Family, PerFamily, SubnetKey};
 
@@ -31,6 +32,18 @@ pub struct NetworkConfig {
     pub backend: BackendConfig,
     /// Whether firewall rules go to nftables instead of iptables.
     pub nftables: bool,
+    /// Members that are ignored, as all are that nobody knows, and were hardly meant to be.
+    pub misspelt: Vec<Misspelt>,
+}
+
+/// A member that nobody knows, and whose name is nearly a known one's.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{found:?} is no member of the network config: was {meant:?} meant?")]
+pub struct Misspelt {
+    /// Its name, cut off after 100 characters.
+    pub found: String,
+    /// The known name.
+    pub meant: &'static str,
 }
 
 /// The part of one family: a network, cut into subnets of one length.
@@ -88,10 +101,27 @@ pub enum ConfigError {
     /// The ranges contradict each other or the network.
     #[error("{0}")]
     Range(String),
+    /// It cannot be read, perhaps because of a misspelt member.
+    #[error("{error}; {misspelt}")]
+    Misspelt {
+        /// Why it cannot be read.
+        error: Box<ConfigError>,
+        /// The first such member.
+        misspelt: Misspelt,
+    },
 }
 
 /// A configuration that works, for messages.
 const EXAMPLE: &str = r#"{"Network": "10.244.0.0/16", "Backend": {"Type": "host-gw"}}"#;
+
+/// The members that belong to neither family.
+const COMMON: [&str; 4] = ["Backend", "EnableIPv4", "EnableIPv6", "EnableNFTables"];
+
+/// What people write before the names of IPv4's members, in analogy to IPv6's.
+const V4_PREFIX: &str = "IPv4";
+
+/// Misspelt members that are told of.
+const MISSPELT: usize = 8;
 
 /// The names and limits in which the families differ; everything else is one piece of code.
 struct Names {
@@ -144,7 +174,23 @@ impl NetworkConfig {
     ///
     /// [`ConfigError`], with flannel's own words where it has some.
     pub fn from_json(json: &str) -> Result<Self, ConfigError> {
-        let mut members: Members = serde_json::from_str(json).map_err(ConfigError::NotJson)?;
+        let members: Members = serde_json::from_str(json).map_err(ConfigError::NotJson)?;
+        let members = members.rest();
+        let misspelt: Vec<Misspelt> = members
+            .iter()
+            .filter_map(|(name, _)| misspelt(name))
+            .take(MISSPELT)
+            .collect();
+        match (Self::from_members(members.into()), misspelt.first()) {
+            (Err(error), Some(misspelt)) => Err(ConfigError::Misspelt {
+                error: Box::new(error),
+                misspelt: misspelt.clone(),
+            }),
+            (config, _) => Ok(Self { misspelt, ..config? }),
+        }
+    }
+
+    fn from_members(mut members: Members) -> Result<Self, ConfigError> {
         let enabled = [
             members.read("EnableIPv4", "true or false")?.unwrap_or(true),
             members.read("EnableIPv6", "true or false")?.unwrap_or(false),
@@ -166,6 +212,7 @@ impl NetworkConfig {
             ranges,
             backend: BackendConfig { kind, options },
             nftables,
+            misspelt: Vec::new(),
         })
     }
 
@@ -338,6 +385,26 @@ impl Written {
             last,
         })
     }
+}
+
+/// What is meant by a member of this name, unless it is known or nothing like it is.
+fn misspelt(name: &str) -> Option<Misspelt> {
+    let of_family = |names: &Names| [names.network, names.subnet_len, names.min, names.max];
+    let known = || NAMES.iter().flat_map(of_family).chain(COMMON);
+    if known().any(|known| known.eq_ignore_ascii_case(name)) {
+        return None;
+    }
+    let prefix = name.get(..V4_PREFIX.len());
+    let analogous = prefix
+        .filter(|prefix| prefix.eq_ignore_ascii_case(V4_PREFIX))
+        .is_some();
+    let (name_meant, family) = match analogous {
+        true => (&name[V4_PREFIX.len()..], &NAMES[..1]),
+        false => (name, &NAMES[..]),
+    };
+    let meant = nearest(name_meant, family.iter().flat_map(of_family).chain(COMMON))?;
+    let found = name.chars().take(100).collect();
+    Some(Misspelt { found, meant })
 }
 
 fn refuse<T>(why: impl Display) -> Result<T, ConfigError> {

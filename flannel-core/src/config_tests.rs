@@ -303,3 +303,83 @@ fn a_subnet_is_given_out_only_with_exactly_the_enabled_families() {
     let v4 = read_config(r#""Network":"10.5.0.0/16""#).unwrap();
     assert!(!v4.gives_out(&"10.5.1.0/24,fd00:0:0:1::/64".parse().unwrap()));
 }
+
+/// What a config's misspelt members were taken for.
+fn doubts(json: &str) -> Vec<(String, &'static str)> {
+    let config = NetworkConfig::from_json(json).unwrap_or_else(|error| panic!("{json}: {error}"));
+    let doubt = |misspelt: Misspelt| (misspelt.found, misspelt.meant);
+    config.misspelt.into_iter().map(doubt).collect()
+}
+
+#[test]
+fn a_misspelt_member_is_ignored_and_told_of_with_what_was_meant() {
+    for (member, meant) in [
+        (r#""SubnetLen ":26"#, Some("SubnetLen")),
+        (r#""Subnet_Len":26"#, Some("SubnetLen")),
+        (r#""SubentMin":"10.5.9.0""#, Some("SubnetMin")),
+        (r#""IPv4SubnetMax":"10.5.9.0""#, Some("SubnetMax")),
+        (r#""ipv4subnetlne":26"#, Some("SubnetLen")),
+        (r#""IPv6Networks":"fd00::/48""#, Some("IPv6Network")),
+        (r#""EnableIP6":true"#, Some("EnableIPv6")),
+        (r#""EnableNFTabels":true"#, Some("EnableNFTables")),
+        (r#""backends":{}"#, Some("Backend")),
+        // Known in any case, or anybody's.
+        (r#""subnetLEN":26"#, None),
+        (r#""Comment":"ours""#, None),
+        (r#""ÄÖÜ":1"#, None),
+        (r#""":1"#, None),
+    ] {
+        let json = format!(r#"{{"Network":"10.5.0.0/16","Backend":{{"Type":"host-gw"}},{member}}}"#);
+        let meant: Vec<_> = meant.into_iter().collect();
+        let found: Vec<_> = doubts(&json).into_iter().map(|(_, meant)| meant).collect();
+        assert_eq!(found, meant, "{json}");
+    }
+    let json =
+        r#"{"Network":"10.5.0.0/16","Netwrok":"10.6.0.0/16","SubnetLne":9,"Backend":{"Type":"host-gw"}}"#;
+    let told = NetworkConfig::from_json(json).unwrap().misspelt;
+    assert_eq!(
+        told.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        [
+            r#""Netwrok" is no member of the network config: was "Network" meant?"#,
+            r#""SubnetLne" is no member of the network config: was "SubnetLen" meant?"#
+        ]
+    );
+}
+
+#[test]
+fn a_config_that_cannot_be_read_for_a_misspelt_member_says_what_was_meant() {
+    for (json, expected) in [
+        (
+            r#"{"Netwrok":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#,
+            "please define a correct Network parameter in the flannel config; \"Netwrok\" is no member of the network \
+             config: was \"Network\" meant?",
+        ),
+        (
+            r#"{"IPv4Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#,
+            "was \"Network\" meant?",
+        ),
+        (
+            r#"{"Network":"10.5.0.0/16","Backed":{"Type":"host-gw"}}"#,
+            "the network config has no Backend; add one, such as \"Backend\": {\"Type\": \"host-gw\"}; \"Backed\" is no \
+             member of the network config: was \"Backend\" meant?",
+        ),
+    ] {
+        let error = NetworkConfig::from_json(json).unwrap_err().to_string();
+        assert!(error.ends_with(expected), "{json}: {error}");
+    }
+}
+
+#[test]
+fn members_without_end_or_of_endless_names_cost_nothing_and_show_eight_of_them() {
+    let many: String = (0..10_000)
+        .map(|number| format!(r#""Netwrok{number}":1,"#))
+        .collect();
+    let json = format!(r#"{{{many}"Network":"10.5.0.0/16","Backend":{{"Type":"host-gw"}}}}"#);
+    assert!(doubts(&json).len() <= 8);
+    let long = "Network ".repeat(100_000);
+    let json = format!(r#"{{"{long}":1,"Network":"10.5.0.0/16","Backend":{{"Type":"host-gw"}}}}"#);
+    assert_eq!(doubts(&json), []);
+    let padded = format!("Network{}", " ".repeat(1000));
+    let json = format!(r#"{{"{padded}":1,"Network":"10.5.0.0/16","Backend":{{"Type":"host-gw"}}}}"#);
+    assert_eq!(doubts(&json)[0].0.len(), 100);
+}

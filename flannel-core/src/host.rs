@@ -1,6 +1,6 @@
 //! Facts about the host, as values.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ pub trait HostSource: Send + Sync {
     async fn facts(&self, reach: &[IpAddr]) -> Result<HostFacts, KernelError>;
 }
 
-/// Links, addresses, default routes and resolvers of a host.
+/// Links, addresses, default routes and resolvers of a host, and what it does to packets for others.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HostFacts {
     /// Every device, ordered by index.
@@ -33,6 +33,35 @@ pub struct HostFacts {
     pub resolvers: Vec<IpAddr>,
     /// By which device and source address the kernel reaches the addresses that were asked for.
     pub reached: BTreeMap<IpAddr, Reached>,
+    /// Where forwarding is known to be switched off.
+    pub unforwarded: Unforwarded,
+    /// Chains of the packet filter that drop what they are not told to accept, as far as known.
+    pub filters: Vec<Filter>,
+}
+
+/// Where packets that are for others are dropped, because forwarding is switched off.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Unforwarded {
+    /// IPv4 packets that come in by these devices (`net.ipv4.conf.<device>.forwarding`, which
+    /// `net.ipv4.ip_forward` sets for all).
+    pub v4: BTreeSet<DeviceName>,
+    /// All IPv6 packets (`net.ipv6.conf.all.forwarding`): for them there is no switch per device.
+    pub v6: bool,
+}
+
+/// A chain that every forwarded packet has to pass, and that drops those that none of its rules
+/// accepts, as docker's `FORWARD` does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filter {
+    /// The families whose packets pass it.
+    pub families: Vec<Family>,
+    /// The family and name of its table, `ip filter`.
+    pub table: String,
+    /// Its name.
+    pub chain: String,
+    /// Networks whose packets it is seen to accept, by source or destination. A `/0` where a rule
+    /// may accept anything, as far as can be told.
+    pub accepts: Vec<IpNet>,
 }
 
 /// A network device.
@@ -106,6 +135,15 @@ impl HostFacts {
         all
     }
 
+    /// Whether packets of this family that come in by the device are known not to be forwarded.
+    #[must_use]
+    pub fn is_unforwarded(&self, device: &DeviceName, family: Family) -> bool {
+        match family {
+            Family::V4 => self.unforwarded.v4.contains(device),
+            Family::V6 => self.unforwarded.v6,
+        }
+    }
+
     /// Whether the address is this host's own.
     #[must_use]
     pub fn owns(&self, address: IpAddr) -> bool {
@@ -122,6 +160,23 @@ pub struct Host {
     pub uplink: Uplink,
     /// Everything else.
     pub facts: Arc<HostFacts>,
+}
+
+impl Host {
+    /// Whether it publishes an address that is surely another host's: none of its own, though the
+    /// uplink's network contains it, and so no NAT is in between.
+    #[must_use]
+    pub fn publishes_a_neighbours(&self) -> bool {
+        let link = self.facts.link(&self.uplink.device);
+        let networks: Vec<IpNet> = link
+            .iter()
+            .flat_map(|link| &link.addresses)
+            .map(|own| own.net)
+            .collect();
+        self.uplink.public.iter().any(|(_, address)| {
+            !self.facts.owns(*address) && networks.iter().any(|network| network.contains(address))
+        })
+    }
 }
 
 /// Prefixes that no lease may cover a part of, since the host would lose them.
@@ -157,7 +212,11 @@ impl Protected {
         Self(all)
     }
 
-    /// All of them.
+    /// All of them, each with what it is in words.
+    pub fn iter(&self) -> impl Iterator<Item = (IpNet, &str)> {
+        self.0.iter().map(|(net, what)| (*net, what.as_str()))
+    }
+
     pub(crate) fn nets(&self) -> impl Iterator<Item = IpNet> {
         self.0.iter().map(|(net, _)| *net)
     }

@@ -2,6 +2,7 @@
 
 mod admit;
 mod backend;
+mod challenge;
 mod choose;
 mod config;
 mod device;
@@ -14,6 +15,8 @@ mod lease;
 mod object;
 mod ownership;
 mod plan;
+mod preflight;
+mod spelling;
 mod state_dir;
 mod status;
 mod store;
@@ -25,12 +28,14 @@ mod uplink;
 
 pub use admit::{Admission, Refusal};
 pub use backend::{Backend, BackendError, Context, Desired, Published, Skip};
-pub use choose::{Choice, Identity, TakeOver, Unavailable, Wish, choose};
-pub use config::{BackendConfig, ConfigError, NetworkConfig, Range};
+pub use choose::{Choice, Identity, Rival, TakeOver, Unavailable, Wish, choose};
+pub use config::{BackendConfig, ConfigError, Misspelt, NetworkConfig, Range};
 pub use device::{DeviceName, DeviceNameError};
 pub use engine::{Engine, EngineHandle, Options};
 pub use family::{Family, PerFamily};
-pub use host::{DefaultRoute, Host, HostFacts, HostSource, Link, LinkAddress, Protected, Reached};
+pub use host::{
+    DefaultRoute, Filter, Host, HostFacts, HostSource, Link, LinkAddress, Protected, Reached, Unforwarded,
+};
 pub use json::MemberError;
 pub use kernel::{Applied, Changed, KernelError, OpError, OpErrorKind, RouteProgrammer, Scope};
 pub use lease::{Lease, LeaseAttrs, LeaseValueError, Leases, NodeId, NodeIdError, Token};
@@ -40,7 +45,10 @@ pub use object::{
 pub use ownership::{Conflict, DEFAULT_PROTOCOL, Effect, Owner, Ownership};
 pub use plan::{Op, Plan, diff};
 pub use state_dir::{StateDir, StateDirError};
-pub use status::{Failure, LeaseStatus, PeerCounts, Reason, Status};
+pub use status::{
+    Counters, Failure, LeaseStatus, PeerCounts, PeerList, PeerState, PeerStatus, Readiness, Reason, Repairs,
+    Status, StoreContact, Timings,
+};
 pub use store::{ConfigStore, Gap, StoreError, StoreEvent, SubnetStore};
 pub use subnet::{SubnetKey, SubnetKeyError};
 pub use subnet_env::{SubnetEnv, SubnetEnvError};

@@ -36,6 +36,8 @@ pub enum StateDirError {
         purpose: String,
         /// The process that holds the lock, as it wrote it there.
         pid: String,
+        /// The directory that it holds.
+        directory: PathBuf,
     },
     /// It cannot be used.
     #[error("cannot use {path}, which holds the state: {source}; give a writable directory with --state-dir")]
@@ -61,7 +63,7 @@ impl StateDir {
             source,
         };
         fs::create_dir_all(&path).map_err(failed)?;
-        let lock = lock(&path.join("lock"), purpose).map_err(|error| error.or_io(&path))?;
+        let lock = lock(&path, purpose).map_err(|error| error.or_io(&path))?;
         let node = node_id(&path.join("node-id")).map_err(failed)?;
         let described = path.join("purpose");
         if !described.exists() {
@@ -72,6 +74,12 @@ impl StateDir {
             node,
             _lock: lock,
         })
+    }
+
+    /// Where it is. Whoever holds it may keep files of their own there.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Who this host is.
@@ -128,13 +136,13 @@ impl LockError {
     }
 }
 
-fn lock(path: &Path, purpose: &str) -> Result<File, LockError> {
+fn lock(directory: &Path, purpose: &str) -> Result<File, LockError> {
     let options = File::options()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
-        .open(path);
+        .open(directory.join("lock"));
     let mut file = options.map_err(LockError::Io)?;
     match file.try_lock() {
         Ok(()) => {}
@@ -145,6 +153,7 @@ fn lock(path: &Path, purpose: &str) -> Result<File, LockError> {
             return Err(LockError::Held(StateDirError::Locked {
                 purpose: purpose.to_owned(),
                 pid,
+                directory: directory.to_owned(),
             }));
         }
         Err(TryLockError::Error(source)) => return Err(LockError::Io(source)),

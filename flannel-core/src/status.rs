@@ -1,10 +1,20 @@
 //! How an engine is doing, as a value.
 
-use std::fmt;
+mod counters;
+mod peer;
+#[cfg(test)]
+mod tests;
 
+use std::fmt;
+use std::time::Duration;
+
+use ipnet::IpNet;
 use tokio::time::Instant;
 
-use crate::{Conflict, SubnetKey, Uplink};
+use crate::{Conflict, PerFamily, SubnetKey, Uplink};
+
+pub use counters::{Counters, Repairs, Timings};
+pub use peer::{PeerList, PeerState, PeerStatus};
 
 /// Details that a status lists: of more there is only the count.
 pub(crate) const LISTED: usize = 32;
@@ -21,6 +31,12 @@ pub(crate) const LISTED: usize = 32;
 pub struct Status {
     /// The lease of this host.
     pub lease: Option<LeaseStatus>,
+    /// The network, as the config that is in force has it.
+    pub network: PerFamily<IpNet>,
+    /// The backend at work.
+    pub backend: Option<&'static str>,
+    /// When the store was last heard from.
+    pub store: StoreContact,
     /// The way to the other hosts.
     pub uplink: Option<Uplink>,
     /// The other hosts.
@@ -33,9 +49,10 @@ pub struct Status {
     pub conflict_count: usize,
     /// What is not as it ought to be.
     pub reasons: Vec<Reason>,
-    /// Kernel objects that somebody else had changed and that were put right.
-    pub repairs: u64,
-    /// Whether the kernel has been brought in line with the leases since the start.
+    /// What has been done so far.
+    pub counters: Counters,
+    /// Whether the kernel has been brought in line with the leases since the start, and `subnet.env`
+    /// says what it ought to.
     pub settled: bool,
 }
 
@@ -43,7 +60,77 @@ impl Status {
     /// Whether pods can reach each other as far as this host can tell.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.settled && self.lease.is_some() && !self.reasons.iter().any(Reason::is_blocking)
+        self.readiness() != Readiness::NotReady
+    }
+
+    /// The same, with a word for what works and yet is not as it ought to be. The engine says so by
+    /// itself when the clock alone changes it: a lease expires, the kernel stays behind.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        if !self.settled || self.lease.is_none() || self.reasons.iter().any(Reason::is_blocking) {
+            Readiness::NotReady
+        } else if self.reasons.is_empty() {
+            Readiness::Ready
+        } else {
+            Readiness::Degraded
+        }
+    }
+}
+
+/// Whether this host's pods and the others' can reach each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Readiness {
+    /// They can.
+    Ready,
+    /// They can, or most can, for now; the reasons say what is not as it ought to be.
+    Degraded,
+    /// They cannot, or nobody knows; the reasons say why.
+    NotReady,
+}
+
+impl Readiness {
+    /// `ready`, `degraded` or `not ready`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Degraded => "degraded",
+            Self::NotReady => "not ready",
+        }
+    }
+}
+
+/// When the store was last heard from. One that has nothing to say and is there all the same counts
+/// as heard: it is for the store to tell when that is over ([`StoreEvent::Silent`](crate::StoreEvent::Silent)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StoreContact {
+    /// Not yet.
+    #[default]
+    Never,
+    /// It is in contact.
+    Now,
+    /// Not since then.
+    Lost(Instant),
+}
+
+impl StoreContact {
+    /// The last contact, if there was any.
+    #[must_use]
+    pub const fn last(self, now: Instant) -> Option<Instant> {
+        match self {
+            Self::Never => None,
+            Self::Now => Some(now),
+            Self::Lost(since) => Some(since),
+        }
+    }
+
+    /// How long nothing has been heard for, if that is so.
+    #[must_use]
+    pub fn silence(self, now: Instant) -> Option<Duration> {
+        match self {
+            Self::Never | Self::Now => None,
+            Self::Lost(since) => Some(now.saturating_duration_since(since)),
+        }
     }
 }
 
@@ -96,7 +183,7 @@ pub enum Reason {
     NoSnapshot,
     /// Nothing is heard from the store, or it does not do what it is asked.
     Store(String),
-    /// The kernel does not answer.
+    /// The kernel has not been as it ought to be since the start, or for two seconds.
     Kernel(String),
     /// The kernel's tables cannot be watched: they are looked at every ten seconds only.
     Watch(String),
@@ -111,12 +198,32 @@ pub enum Reason {
         /// The kernel's answer for one of them.
         first: String,
     },
-    /// `subnet.env` could not be written.
+    /// Routes of somebody else's run into the network.
+    Conflicts {
+        /// How many.
+        count: usize,
+        /// One of them.
+        first: String,
+    },
+    /// `subnet.env` does not say what it ought to.
     SubnetEnv(String),
     /// The state directory could not be written.
     State(String),
     /// A changed network config cannot take effect while this lease is held.
     ConfigRefused(String),
+    /// The network config has a member that nobody knows, and whose name is nearly a known one's.
+    ConfigDoubt(String),
+    /// Another host publishes our address.
+    Address(String),
+    /// The subnet that `subnet.env` named at the start is another host's.
+    Subnet(String),
+    /// A bridge was set up for another subnet than ours.
+    Bridge(String),
+    /// Packets for others are dropped, because forwarding is switched off. Not blocking: container
+    /// runtimes that wait for us switch it on when they start.
+    Forwarding(String),
+    /// The packet filter may drop packets from pods to pods.
+    Filter(String),
 }
 
 impl Reason {
@@ -124,9 +231,47 @@ impl Reason {
     #[must_use]
     pub const fn is_blocking(&self) -> bool {
         match self {
-            Self::Store(_) | Self::ConfigRefused(_) | Self::Watch(_) | Self::Host(_) => false,
+            Self::Store(_)
+            | Self::ConfigRefused(_)
+            | Self::Watch(_)
+            | Self::Host(_)
+            | Self::State(_)
+            | Self::ConfigDoubt(_)
+            | Self::Address(_)
+            | Self::Subnet(_)
+            | Self::Bridge(_)
+            | Self::Forwarding(_)
+            | Self::Filter(_)
+            | Self::Conflicts { .. } => false,
             Self::Routes { failed, desired, .. } => *failed >= *desired,
             _ => true,
+        }
+    }
+
+    /// One word for its kind, as metrics have it.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Config(_) => "config",
+            Self::Uplink(_) => "uplink",
+            Self::Backend(_) => "backend",
+            Self::Lease(_) => "lease",
+            Self::NoSnapshot => "snapshot",
+            Self::Store(_) => "store",
+            Self::Kernel(_) => "kernel",
+            Self::Watch(_) => "watch",
+            Self::Host(_) => "host",
+            Self::Routes { .. } => "routes",
+            Self::Conflicts { .. } => "conflicts",
+            Self::SubnetEnv(_) => "subnet_env",
+            Self::State(_) => "state",
+            Self::ConfigRefused(_) => "config_refused",
+            Self::ConfigDoubt(_) => "config_doubt",
+            Self::Address(_) => "address",
+            Self::Subnet(_) => "subnet",
+            Self::Bridge(_) => "bridge",
+            Self::Forwarding(_) => "forwarding",
+            Self::Filter(_) => "filter",
         }
     }
 }
@@ -144,13 +289,23 @@ impl fmt::Display for Reason {
             | Self::Host(text)
             | Self::SubnetEnv(text)
             | Self::State(text)
-            | Self::ConfigRefused(text) => f.write_str(text),
+            | Self::ConfigRefused(text)
+            | Self::ConfigDoubt(text)
+            | Self::Address(text)
+            | Self::Subnet(text)
+            | Self::Bridge(text)
+            | Self::Forwarding(text)
+            | Self::Filter(text) => f.write_str(text),
             Self::Routes {
                 failed,
                 desired,
                 first,
             } => {
                 write!(f, "{failed} of {desired} peers cannot be programmed: {first}")
+            }
+            Self::Conflicts { count: 1, first } => f.write_str(first),
+            Self::Conflicts { count, first } => {
+                write!(f, "{count} routes of somebody else's, such as: {first}")
             }
             Self::NoSnapshot => f.write_str("the store has not shown its leases yet"),
         }

@@ -70,6 +70,7 @@ fn facts() -> HostFacts {
             },
         )]
         .into(),
+        ..HostFacts::default()
     }
 }
 

@@ -173,12 +173,18 @@ fn tempfile() -> std::path::PathBuf {
 struct Flooding {
     client: FakeStoreClient,
     floods: AtomicU64,
+    /// Not even for as long as it takes to make an event.
+    at_all_times: bool,
 }
 
 #[async_trait]
 impl SubnetStore for Flooding {
     async fn watch(&self) -> Result<BoxStream<'static, StoreEvent>, StoreError> {
         self.floods.fetch_add(1, Ordering::Relaxed);
+        if self.at_all_times {
+            let free = "10.5.9.0/24".parse().unwrap();
+            return Ok(stream::repeat(StoreEvent::Delete(free)).boxed());
+        }
         let (sender, receiver) = mpsc::channel(1024);
         tokio::spawn(async move {
             let address = |number: u64| IpAddr::from([192, 0, 2, 10 + (number % 2) as u8]);
@@ -232,6 +238,7 @@ async fn a_flood_of_leases_starves_neither_renewal_nor_shutdown() {
     let flooding = Arc::new(Flooding {
         client: store.client(),
         floods: AtomicU64::new(0),
+        at_all_times: false,
     });
     let backends: Vec<Box<dyn Backend>> = vec![Box::new(PlainRoutes)];
     let engine = Engine::new(
@@ -252,4 +259,39 @@ async fn a_flood_of_leases_starves_neither_renewal_nor_shutdown() {
     stop.send(()).unwrap();
     let ended = tokio::time::timeout(Duration::from_secs(3), engine).await;
     ended.unwrap().unwrap().unwrap();
+}
+
+/// A runtime for one thread.
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap()
+}
+
+#[test]
+fn questions_are_answered_though_there_is_an_event_at_all_times() {
+    let flooding = Arc::new(Flooding {
+        client: FakeStore::new(Duration::from_secs(60)).client(),
+        floods: AtomicU64::new(0),
+        at_all_times: true,
+    });
+    let engine = Engine::new(flooding, Arc::new(kernel()), Vec::new(), Options::new(NodeId(1)));
+    let handle = engine.handle();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    // The engine lets nobody else run in its own thread.
+    let asker = std::thread::spawn(move || {
+        let answers = async {
+            let asked = || tokio::time::timeout(Duration::from_secs(10), handle.is_alive());
+            for _ in 0..10 {
+                assert_eq!(asked().await, Ok(true));
+            }
+        };
+        runtime().block_on(answers);
+        drop(stop);
+    });
+    runtime()
+        .block_on(engine.run(async { drop(stopped.await) }))
+        .unwrap();
+    asker.join().unwrap();
 }

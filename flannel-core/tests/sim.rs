@@ -216,7 +216,7 @@ fn sim_a_route_that_is_deleted_unheard_is_back_after_the_next_audit() {
         sim.hosts[0].kernel.flush();
         sleep(Duration::from_secs(15)).await;
         sim.check_at_rest();
-        assert!(sim.hosts[0].engine().unwrap().status().repairs > 0);
+        assert!(sim.hosts[0].engine().unwrap().status().counters.repairs.total() > 0);
     });
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 
-use flannel_core::{DefaultRoute, Family, HostFacts, KernelError, Link, LinkAddress, Reached};
+use flannel_core::{DefaultRoute, Family, HostFacts, KernelError, Link, LinkAddress, Reached, Unforwarded};
 use ipnet::IpNet;
 use netlink_packet_core::{DecodeError, NlasIterator, Parseable};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -20,9 +20,28 @@ use crate::socket::RequestSocket;
 /// `struct ifaddrmsg` in `linux/if_addr.h`.
 const ADDRESS_HEADER_LEN: usize = 8;
 
-/// Asks for everything.
-pub(crate) fn gather(socket: &mut RequestSocket, reach: &[IpAddr]) -> Result<HostFacts, KernelError> {
-    let mut links = links(socket)?;
+/// Asks for everything of which route netlink knows; whether IPv6 is forwarded (`v6_forwarding`) it does
+/// not.
+pub(crate) fn gather(
+    socket: &mut RequestSocket,
+    reach: &[IpAddr],
+    v6_forwarding: Option<bool>,
+) -> Result<HostFacts, KernelError> {
+    let seen = seen_links(socket, |payload| {
+        let link = link::decode(payload)?;
+        let forwarding = link::decode_forwarding(payload)?;
+        Ok(link.map(|link| (link, forwarding)))
+    })?;
+    let unforwarded = Unforwarded {
+        v4: seen
+            .iter()
+            .filter(|(_, forwarding)| *forwarding == Some(false))
+            .map(|(link, _)| link.name)
+            .collect(),
+        v6: v6_forwarding == Some(false),
+    };
+    let mut links: Vec<Link> = seen.into_iter().map(|(link, _)| link).collect();
+    links.sort_by_key(|link| link.index);
     let doing = "list the addresses";
     let all = RouteNetlinkMessage::GetAddress(AddressMessage::default());
     let addresses = socket
@@ -51,16 +70,23 @@ pub(crate) fn gather(socket: &mut RequestSocket, reach: &[IpAddr]) -> Result<Hos
         default_routes,
         resolvers: resolv::read(Path::new(resolv::PATH)),
         reached,
+        unforwarded,
+        ..HostFacts::default()
     })
 }
 
-/// Every device, ordered by index, without addresses.
+/// Every device, without addresses.
 pub(crate) fn links(socket: &mut RequestSocket) -> Result<Vec<Link>, KernelError> {
+    seen_links(socket, link::decode)
+}
+
+fn seen_links<T>(
+    socket: &mut RequestSocket,
+    read: impl FnMut(&[u8]) -> Result<Option<T>, DecodeError>,
+) -> Result<Vec<T>, KernelError> {
     let doing = "list the devices";
-    let links = socket.dump(doing, &link::question(None), link::decode)?;
-    let mut links = links.map_err(refused(doing))?;
-    links.sort_by_key(|link| link.index);
-    Ok(links)
+    let links = socket.dump(doing, &link::question(None), read)?;
+    links.map_err(refused(doing))
 }
 
 /// The entries of table main that are `wanted`, in the kernel's order.

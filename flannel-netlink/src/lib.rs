@@ -1,19 +1,23 @@
 #![doc = include_str!("../README.md")]
 
+mod attribute;
 mod facts;
+mod filter;
 mod link;
 mod namespace;
 mod outcome;
 mod reply;
 mod resolv;
 mod route;
+mod rule;
 mod socket;
+mod sysctl;
 mod watch;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use async_trait::async_trait;
 use flannel_core::{
@@ -23,6 +27,7 @@ use flannel_core::{
 use futures_util::stream::BoxStream;
 use tokio::sync::Mutex;
 
+use crate::filter::Filters;
 use crate::link::Names;
 use crate::namespace::Namespace;
 use crate::socket::{DEADLINE, REQUESTS_AT_ONCE, RequestSocket};
@@ -40,6 +45,7 @@ struct Shared {
     socket: Arc<Mutex<RequestSocket>>,
     port: u32,
     namespace: Namespace,
+    filters: std::sync::Mutex<Filters>,
 }
 
 impl Netlink {
@@ -57,6 +63,7 @@ impl Netlink {
             port: socket.port(),
             socket: Arc::new(Mutex::new(socket)),
             namespace,
+            filters: std::sync::Mutex::default(),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -185,10 +192,19 @@ impl RouteProgrammer for Netlink {
 
 #[async_trait]
 impl HostSource for Netlink {
+    /// Whether packets are forwarded, and which chains of nftables drop them, is read along, the chains
+    /// at most every 5 s. Whatever of that cannot be read is left out.
     async fn facts(&self, reach: &[IpAddr]) -> Result<HostFacts, KernelError> {
-        let reach = reach.to_vec();
+        let (reach, shared) = (reach.to_vec(), Arc::clone(&self.shared));
         let gather = self.exchange("learn about the host", move |socket| {
-            facts::gather(socket, &reach)
+            let v6_forwarding = sysctl::ipv6_forwarding(&shared.namespace);
+            let facts = facts::gather(socket, &reach, v6_forwarding)?;
+            let filters = shared.filters.lock();
+            let mut filters = filters.unwrap_or_else(PoisonError::into_inner);
+            Ok(HostFacts {
+                filters: filters.look(&shared.namespace),
+                ..facts
+            })
         });
         gather.await
     }

@@ -7,9 +7,17 @@ use netlink_packet_core::{DecodeError, NlasIterator, parse_string, parse_u32};
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader, LinkMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-/// `IFLA_IFNAME` and `IFLA_MTU` in `linux/if_link.h`.
+use crate::attribute::attribute;
+
+/// `IFLA_IFNAME`, `IFLA_MTU` and `IFLA_AF_SPEC` in `linux/if_link.h`.
 const ATTR_NAME: u16 = 3;
 const ATTR_MTU: u16 = 4;
+const ATTR_AF_SPEC: u16 = 26;
+
+/// Within the last of these `AF_INET`, and in that `IFLA_INET_CONF`: the device's settings as numbers,
+/// `IPV4_DEVCONF_FORWARDING` first (`linux/ip.h`).
+const ATTR_INET: u16 = 2;
+const ATTR_INET_CONF: u16 = 1;
 
 /// `struct ifinfomsg` in `linux/rtnetlink.h`.
 const HEADER_LEN: usize = 16;
@@ -53,6 +61,20 @@ pub(crate) fn decode(payload: &[u8]) -> Result<Option<Link>, DecodeError> {
         }
     }
     Ok(Some(link))
+}
+
+/// Whether IPv4 packets that come in by the device are forwarded, out of the payload of
+/// `RTM_NEWLINK`; `None` where the kernel does not say.
+pub(crate) fn decode_forwarding(payload: &[u8]) -> Result<Option<bool>, DecodeError> {
+    let mut value = payload.get(HEADER_LEN..).unwrap_or_default();
+    for kind in [ATTR_AF_SPEC, ATTR_INET, ATTR_INET_CONF] {
+        match attribute(value, kind)? {
+            Some(inner) => value = inner,
+            None => return Ok(None),
+        }
+    }
+    let first = value.get(..4).map(parse_u32).transpose()?;
+    Ok(first.map(|forwarding| forwarding != 0))
 }
 
 /// The devices' names by their index.
@@ -139,6 +161,35 @@ mod tests {
     fn leaving_a_bridge_is_no_removal_of_the_device() {
         let port = payload(AddressFamily::Bridge, 7, named("eth0"));
         assert_eq!(decode(&port).unwrap(), None);
+    }
+
+    /// The settings of a device, as the kernel gives them.
+    fn with_settings(settings: &[u32]) -> Vec<u8> {
+        let nested = |kind: u16, value: &[u8]| -> Vec<u8> {
+            let length = u16::try_from(value.len() + 4).unwrap();
+            [&length.to_ne_bytes(), &kind.to_ne_bytes(), value].concat()
+        };
+        let numbers: Vec<u8> = settings.iter().flat_map(|number| number.to_ne_bytes()).collect();
+        let inet = nested(ATTR_INET, &nested(ATTR_INET_CONF, &numbers));
+        let mut bytes = payload(AddressFamily::Unspec, 7, named("eth0"));
+        // Another family's come first.
+        bytes.extend(nested(ATTR_AF_SPEC, &[nested(10, &[0; 8]), inet].concat()));
+        bytes
+    }
+
+    #[test]
+    fn forwarding_is_the_first_of_the_settings_of_ipv4() {
+        for (settings, forwarding) in [
+            (&[1, 0, 0][..], Some(true)),
+            (&[0, 1, 1], Some(false)),
+            (&[], None),
+        ] {
+            let bytes = with_settings(settings);
+            assert_eq!(decode_forwarding(&bytes).unwrap(), forwarding, "{settings:?}");
+            assert_eq!(decode(&bytes).unwrap().unwrap().index, 7);
+        }
+        let without = payload(AddressFamily::Unspec, 7, named("eth0"));
+        assert_eq!(decode_forwarding(&without).unwrap(), None);
     }
 
     #[test]

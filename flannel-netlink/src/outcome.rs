@@ -81,9 +81,10 @@ const fn kind(errno: Errno) -> OpErrorKind {
 const fn remedy(errno: Errno) -> Option<&'static str> {
     match errno {
         Errno::EEXIST => Some("remove the route that is there, or give it another metric"),
-        Errno::ENETUNREACH | Errno::EHOSTUNREACH => {
-            Some("give the device an address in the gateway's network")
-        }
+        Errno::ENETUNREACH | Errno::EHOSTUNREACH => Some(
+            "the gateway is not on the device's segment: give the device an address in the gateway's network, or use \
+             the backend vxlan with DirectRouting",
+        ),
         Errno::ENODEV | Errno::ENETDOWN => Some("make the device and set it up"),
         Errno::EPERM => Some("run with CAP_NET_ADMIN"),
         _ => None,
@@ -129,7 +130,8 @@ mod tests {
         assert_eq!(
             error.text,
             "cannot add 10.5.7.0/24 via 192.0.2.7 dev eth0 proto 70: Nexthop has invalid gateway \
-             (ENETUNREACH: Network is unreachable); give the device an address in the gateway's network"
+             (ENETUNREACH: Network is unreachable); the gateway is not on the device's segment: give the device an \
+             address in the gateway's network, or use the backend vxlan with DirectRouting"
         );
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use flannel_core::KernelError;
 use netlink_packet_core::{
-    DecodeError, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    DecodeError, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -41,8 +41,8 @@ pub(crate) type Answer<T> = Result<Result<T, Failure>, KernelError>;
 
 /// A change or a question.
 #[derive(Debug)]
-pub(crate) struct Request {
-    pub(crate) message: RouteNetlinkMessage,
+pub(crate) struct Request<M = RouteNetlinkMessage> {
+    pub(crate) message: M,
     /// `NLM_F_CREATE` and the like.
     pub(crate) flags: u16,
 }
@@ -58,8 +58,14 @@ pub(crate) struct RequestSocket {
 }
 
 impl RequestSocket {
+    /// One for rtnetlink.
     pub(crate) fn open(namespace: &Namespace) -> Result<Self, KernelError> {
-        let (socket, port) = bound(namespace).map_err(|source| KernelError::System {
+        Self::open_for(NETLINK_ROUTE, namespace)
+    }
+
+    /// One for a protocol of `linux/netlink.h`.
+    pub(crate) fn open_for(protocol: isize, namespace: &Namespace) -> Result<Self, KernelError> {
+        let (socket, port) = bound(protocol, namespace).map_err(|source| KernelError::System {
             doing: "open a socket for requests to the kernel",
             source,
         })?;
@@ -78,10 +84,10 @@ impl RequestSocket {
     }
 
     /// Dumps a table; `read` turns a message into a value, or passes over it. All or nothing.
-    pub(crate) fn dump<T>(
+    pub(crate) fn dump<M: NetlinkSerializable + Clone, T>(
         &mut self,
         doing: &'static str,
-        table: &RouteNetlinkMessage,
+        table: &M,
         mut read: impl FnMut(&[u8]) -> Result<Option<T>, DecodeError>,
     ) -> Answer<Vec<T>> {
         for _ in 0..DUMPS {
@@ -108,10 +114,10 @@ impl RequestSocket {
     }
 
     /// Asks for one object.
-    pub(crate) fn ask<T>(
+    pub(crate) fn ask<M: NetlinkSerializable + Clone, T>(
         &mut self,
         doing: &'static str,
-        question: RouteNetlinkMessage,
+        question: M,
         read: impl Fn(&[u8]) -> Result<T, DecodeError>,
     ) -> Answer<T> {
         let request = Request {
@@ -162,10 +168,10 @@ impl RequestSocket {
 
     /// Sends requests in one datagram, the last with `last_flags`. Returns the sequence number of the
     /// first.
-    fn send(
+    fn send<M: NetlinkSerializable + Clone>(
         &mut self,
         doing: &'static str,
-        requests: &[Request],
+        requests: &[Request<M>],
         last_flags: u16,
     ) -> Result<u32, KernelError> {
         if self.unfinished {
@@ -259,8 +265,8 @@ impl RequestSocket {
     }
 }
 
-fn bound(namespace: &Namespace) -> io::Result<(Socket, u32)> {
-    let mut socket = namespace.within(|| Socket::new(NETLINK_ROUTE))?;
+fn bound(protocol: isize, namespace: &Namespace) -> io::Result<(Socket, u32)> {
+    let mut socket = namespace.within(move || Socket::new(protocol))?;
     // Each of these is newer than the oldest kernels that are of use without it.
     for set in [
         Socket::set_netlink_get_strict_chk,
@@ -281,7 +287,7 @@ fn bound(namespace: &Namespace) -> io::Result<(Socket, u32)> {
 }
 
 /// How many of the requests go into one datagram.
-fn sendable(requests: &[Request]) -> usize {
+fn sendable<M: NetlinkSerializable>(requests: &[Request<M>]) -> usize {
     let mut length = 0;
     let fitting = requests.iter().take(REQUESTS_AT_ONCE).take_while(|request| {
         length += wire_len(request);
@@ -290,8 +296,7 @@ fn sendable(requests: &[Request]) -> usize {
     fitting.count().max(1)
 }
 
-fn wire_len(request: &Request) -> usize {
-    use netlink_packet_core::NetlinkSerializable;
+fn wire_len<M: NetlinkSerializable>(request: &Request<M>) -> usize {
     const HEADER_LEN: usize = 16;
     (HEADER_LEN + request.message.buffer_len()).next_multiple_of(4)
 }

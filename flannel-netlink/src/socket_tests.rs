@@ -1,5 +1,5 @@
 use flannel_core::{Family, Hops, Op, Route, RouteId, RouteKind};
-use netlink_packet_core::{NetlinkHeader, NetlinkSerializable};
+use netlink_packet_core::NetlinkHeader;
 use nix::sched::CloneFlags;
 
 use super::*;

@@ -3,6 +3,8 @@
 //! [`World`](world::World) knows everything and decides everything, without I/O; this file carries
 //! its wishes out and brings it the answers.
 
+mod checks;
+mod contest;
 mod files;
 mod options;
 mod pace;
@@ -23,14 +25,14 @@ use futures_core::Stream;
 use futures_core::future::BoxFuture;
 use futures_core::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 pub use options::Options;
 
 use crate::{
-    Applied, Backend, Changed, HostFacts, HostSource, KernelError, Lease, Object, Plan, RouteProgrammer,
-    Scope, Status, StoreError, StoreEvent, SubnetStore,
+    Applied, Backend, Changed, HostFacts, HostSource, KernelError, Lease, Object, PeerList, Plan, Reason,
+    RouteProgrammer, Scope, Status, StoreError, StoreEvent, SubnetStore,
 };
 use files::Files;
 use pace::Backoff;
@@ -46,6 +48,9 @@ const KERNEL_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Events that are taken in before conclusions are drawn.
 const EVENTS_PER_PASS: usize = 4096;
+
+/// Questions that wait; who asks one more waits before.
+const QUESTIONS: usize = 16;
 
 /// One host's part in one network: takes a lease, and keeps the kernel equal to what the other
 /// hosts' leases ask for.
@@ -75,6 +80,16 @@ pub struct Engine {
     files: Files,
     status: watch::Sender<Arc<Status>>,
     audit: Arc<Notify>,
+    // Held, so that there is always somebody who may ask.
+    ask: mpsc::Sender<Question>,
+    questions: mpsc::Receiver<Question>,
+}
+
+/// What is asked of a running engine; whoever asks may have gone by the time of the answer.
+#[derive(Debug)]
+enum Question {
+    Peers(usize, oneshot::Sender<PeerList>),
+    Alive(oneshot::Sender<()>),
 }
 
 /// Looks at an [`Engine`] while it runs. Cheap to clone.
@@ -82,6 +97,7 @@ pub struct Engine {
 pub struct EngineHandle {
     status: watch::Receiver<Arc<Status>>,
     audit: Arc<Notify>,
+    ask: mpsc::Sender<Question>,
 }
 
 impl EngineHandle {
@@ -117,6 +133,21 @@ impl EngineHandle {
     pub fn audit(&self) {
         self.audit.notify_one();
     }
+
+    /// The other hosts' leases and what became of each, at most `limit` of them. Costs the engine
+    /// a walk over all of them. Waits for the engine to run; `None` when it has ended.
+    pub async fn peers(&self, limit: usize) -> Option<PeerList> {
+        let (answer, answered) = oneshot::channel();
+        self.ask.send(Question::Peers(limit, answer)).await.ok()?;
+        answered.await.ok()
+    }
+
+    /// Waits until the engine has gone through its loop once more: it is alive. False when it has
+    /// ended.
+    pub async fn is_alive(&self) -> bool {
+        let (answer, answered) = oneshot::channel();
+        self.ask.send(Question::Alive(answer)).await.is_ok() && answered.await.is_ok()
+    }
 }
 
 impl Engine {
@@ -129,8 +160,12 @@ impl Engine {
     ) -> Self {
         let files = Files::new(&options);
         let world = World::new(options, backends, store.endpoints());
-        let status = watch::Sender::new(Arc::default());
+        let status = watch::Sender::new(Arc::new(Status {
+            reasons: vec![Reason::NoSnapshot],
+            ..Status::default()
+        }));
         let audit = Arc::new(Notify::new());
+        let (ask, questions) = mpsc::channel(QUESTIONS);
         Self {
             store,
             programmer: kernel.clone(),
@@ -139,6 +174,8 @@ impl Engine {
             files,
             status,
             audit,
+            ask,
+            questions,
         }
     }
 
@@ -148,6 +185,7 @@ impl Engine {
         EngineHandle {
             status: self.status.subscribe(),
             audit: self.audit.clone(),
+            ask: self.ask.clone(),
         }
     }
 
@@ -166,6 +204,10 @@ impl Engine {
             self.world.conclude(now);
             self.start(&mut io, now);
             self.tell(now);
+            // One in each turn: who asks without end is answered, and holds nothing up.
+            if let Ok(question) = self.questions.try_recv() {
+                self.reply(question);
+            }
             let wake = self.wake(&io);
             // Renewal and shutdown come before events, so that a flood cannot starve them.
             tokio::select! {
@@ -228,7 +270,15 @@ impl Engine {
                         }
                     }
                 },
+                Some(question) = self.questions.recv() => self.reply(question),
             }
+        }
+    }
+
+    fn reply(&self, question: Question) {
+        match question {
+            Question::Peers(limit, answer) => drop(answer.send(self.world.peer_list(limit))),
+            Question::Alive(answer) => drop(answer.send(())),
         }
     }
 
@@ -302,8 +352,8 @@ impl Engine {
     }
 
     fn tell(&mut self, now: Instant) {
-        let mut status = self.world.status(now);
-        status.settled &= self.files.env_says(self.world.subnet_env().as_ref());
+        let written = self.files.env_says(self.world.subnet_env().as_ref());
+        let status = self.world.status(written, now);
         self.status.send_if_modified(|told| {
             let news = **told != status;
             if news {

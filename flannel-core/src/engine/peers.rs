@@ -8,7 +8,10 @@ use tracing::{info, warn};
 
 use super::reconciler::Reconciler;
 use crate::admit::Known;
-use crate::{Admission, Backend, Context, Desired, Lease, Leases, NodeId, ObjectId, Refusal, SubnetKey};
+use crate::{
+    Admission, Backend, Context, Desired, Lease, Leases, NodeId, ObjectId, PeerList, PeerState, PeerStatus,
+    Refusal, SubnetKey,
+};
 
 /// How long a lease that a wiped or cut-off store no longer shows is kept for.
 const GRACE: Duration = Duration::from_secs(60);
@@ -64,6 +67,41 @@ impl Peers {
     pub(super) fn overlaps_peer(&self, net: ipnet::IpNet) -> bool {
         let mut overlapping = self.leases.overlapping_net(net);
         overlapping.any(|lease| matches!(self.verdicts.get(&lease.subnet), Some(Verdict::Peer(_))))
+    }
+
+    /// Whether there is anything to plan.
+    pub(super) fn is_marked(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// At most so many of the leases that are not our own; `installed` says how the kernel stands by
+    /// those that are peers.
+    pub(super) fn list(&self, limit: usize, installed: impl Fn(&SubnetKey) -> PeerState) -> PeerList {
+        let row = |(subnet, verdict): (&SubnetKey, &Verdict)| {
+            let lease = self.leases.get(subnet)?;
+            let state = match verdict {
+                Verdict::Peer(_) => installed(subnet),
+                Verdict::Refused(refusal) => PeerState::Refused(refusal.to_string()),
+                Verdict::Skipped(why) => PeerState::Refused(why.clone()),
+                Verdict::Elsewhere => PeerState::Elsewhere(lease.attrs.backend.clone()),
+            };
+            let (subnet, public) = (*subnet, lease.attrs.public);
+            Some(PeerStatus {
+                subnet,
+                public,
+                state,
+            })
+        };
+        let all = || self.verdicts.iter().filter_map(row);
+        let is_installed = |row: &PeerStatus| row.state == PeerState::Installed;
+        // What an operator looks for comes first where not all can be listed.
+        let troubled = all().filter(|row| !is_installed(row));
+        let mut rows: Vec<PeerStatus> = troubled.chain(all().filter(is_installed)).take(limit).collect();
+        rows.sort_unstable_by_key(|row| row.subnet);
+        PeerList {
+            rows,
+            total: self.verdicts.len(),
+        }
     }
 
     /// A lease is there, or is different.

@@ -17,6 +17,12 @@ const USUAL_TIME: Duration = Duration::from_secs(1);
 /// Why there is no lease while the store is being asked for one.
 pub(super) const NO_LEASE_YET: &str = "no lease yet";
 
+/// Why `subnet.env` does not say what it ought to while it is being written.
+pub(super) const NOT_WRITTEN_YET: &str = "subnet.env is not written yet";
+
+/// Why the kernel is not as it ought to be while it is first being made so.
+pub(super) const NOT_IN_PLACE_YET: &str = "the routes are not in place yet";
+
 /// At most one reason of each kind.
 #[derive(Debug, Default)]
 pub(super) struct Reasons {
@@ -37,6 +43,11 @@ impl Reasons {
         let mut list: Vec<Reason> = self.all.iter().map(|entry| entry.reason.clone()).collect();
         list.sort();
         list
+    }
+
+    /// Whether there is one for which this holds.
+    pub(super) fn any(&self, holds: impl Fn(&Reason) -> bool) -> bool {
+        self.all.iter().any(|entry| holds(&entry.reason))
     }
 
     /// Puts a reason in place of the one of its kind.
@@ -106,6 +117,8 @@ fn first_said_after(reason: &Reason) -> Duration {
     match reason {
         Reason::NoSnapshot => USUAL_TIME,
         Reason::Lease(text) if text == NO_LEASE_YET => USUAL_TIME,
+        Reason::SubnetEnv(text) if text == NOT_WRITTEN_YET => USUAL_TIME,
+        Reason::Kernel(text) if text == NOT_IN_PLACE_YET => USUAL_TIME,
         // Each failure has a line of its own.
         Reason::Routes { .. } => REMIND_EVERY,
         _ => Duration::ZERO,

@@ -12,7 +12,7 @@ use super::pass_log::{Counts, PassLog};
 use crate::plan::diff_of;
 use crate::{
     Applied, Changed, KernelError, Object, ObjectId, Op, OpError, OpErrorKind, Ownership, PeerCounts, Plan,
-    State,
+    Repairs, State, Timings,
 };
 
 /// The kernel is looked at this often even when it is silent.
@@ -37,6 +37,14 @@ enum Cause {
     Drift,
 }
 
+/// An object that is not as it ought to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Unlike {
+    cause: Cause,
+    /// Since when somebody who looks would see that; not counted while it keeps failing.
+    since: Option<Instant>,
+}
+
 #[derive(Debug)]
 struct Failing {
     backoff: Backoff,
@@ -45,6 +53,13 @@ struct Failing {
     /// The last look has shown something of the operator's in the place: until that is gone, trying
     /// again is of no use.
     blocked: bool,
+}
+
+impl Unlike {
+    const ASKED: Self = Self {
+        cause: Cause::Asked,
+        since: None,
+    };
 }
 
 impl Failing {
@@ -62,7 +77,7 @@ pub(super) struct Reconciler {
     have: State,
     foreign: Vec<Object>,
     // Every object in which `want` and `have` differ, and no other.
-    unlike: BTreeMap<ObjectId, Cause>,
+    unlike: BTreeMap<ObjectId, Unlike>,
     failing: BTreeMap<ObjectId, Failing>,
     /// Whether `have` was ever read.
     known: bool,
@@ -72,13 +87,18 @@ pub(super) struct Reconciler {
     trouble: Option<String>,
     backoff: Backoff,
     not_before: Option<Instant>,
-    pub(super) repairs: u64,
+    pub(super) repairs: Repairs,
+    /// How long the kernel took for plans.
+    pub(super) applying: Timings,
     /// What has been done so far; `None` once the kernel has been as it ought to be.
     start: Option<Counts>,
     /// Failures that the log has told of.
     told: BTreeMap<ObjectId, OpErrorKind>,
     seen_in_flight: Vec<Changed>,
-    in_flight: bool,
+    /// When the request that is under way began.
+    in_flight: Option<Instant>,
+    /// When the first request began since the kernel last answered one.
+    unanswered: Option<Instant>,
 }
 
 impl Reconciler {
@@ -96,11 +116,13 @@ impl Reconciler {
             trouble: None,
             backoff: Backoff::default(),
             not_before: None,
-            repairs: 0,
+            repairs: Repairs::default(),
+            applying: Timings::default(),
             start: Some(Counts::default()),
             told: BTreeMap::new(),
             seen_in_flight: Vec::new(),
-            in_flight: false,
+            in_flight: None,
+            unanswered: None,
         }
     }
 
@@ -140,6 +162,20 @@ impl Reconciler {
         self.have.keys().any(|ObjectId::Route(id)| holds(id.destination))
     }
 
+    /// Since when the kernel is not, or is not known to be, as it ought to be; what keeps failing is
+    /// told of by itself.
+    pub(super) fn behind_since(&mut self, now: Instant) -> Option<Instant> {
+        let failing = &self.failing;
+        let tried = self.unlike.iter_mut().filter(|(id, _)| !failing.contains_key(id));
+        let unlike = tried.map(|(_, unlike)| *unlike.since.get_or_insert(now)).min();
+        unlike.into_iter().chain(self.unanswered).min()
+    }
+
+    /// Since when the kernel owes an answer.
+    pub(super) const fn unanswered_since(&self) -> Option<Instant> {
+        self.unanswered
+    }
+
     /// Whether the kernel has ever been as it ought to be.
     pub(super) const fn has_settled(&self) -> bool {
         self.start.is_none()
@@ -177,7 +213,7 @@ impl Reconciler {
 
     /// Whether the kernel is as it ought to be, but for what keeps failing.
     fn is_settled(&self) -> bool {
-        self.known && !self.in_flight && self.unlike.keys().all(|id| self.failing.contains_key(id))
+        self.known && self.in_flight.is_none() && self.unlike.keys().all(|id| self.failing.contains_key(id))
     }
 
     /// Asks for an object to be thus, or not to be.
@@ -194,7 +230,7 @@ impl Reconciler {
             }
         }
         self.failing.remove(&id);
-        self.compare(id, Cause::Asked);
+        self.compare(id, Unlike::ASKED);
     }
 
     /// Asks for a look at the kernel as soon as the pace allows.
@@ -211,26 +247,34 @@ impl Reconciler {
 
     /// What to do now, if anything. Not to be asked before all peers are known: it removes, too.
     pub(super) fn next(&mut self, now: Instant) -> Option<Work> {
-        if self.in_flight || self.not_before.is_some_and(|at| now < at) {
+        if self.in_flight.is_some() || self.not_before.is_some_and(|at| now < at) {
             return None;
         }
         self.not_before = None;
         if self.audits.is_due(self.audit_wanted, AUDIT_EVERY, now) {
             self.audit_wanted = false;
-            self.in_flight = true;
+            self.ask(now);
             return Some(Work::Dump);
         }
         if !self.known {
             return None;
         }
         let plan = self.plan(now);
-        self.in_flight = !plan.is_empty();
-        self.in_flight.then_some(Work::Apply(plan))
+        if plan.is_empty() {
+            return None;
+        }
+        self.ask(now);
+        Some(Work::Apply(plan))
+    }
+
+    fn ask(&mut self, now: Instant) {
+        self.in_flight = Some(now);
+        self.unanswered.get_or_insert(now);
     }
 
     /// When [`Reconciler::next`] may have something to do without anything happening before.
     pub(super) fn wake(&self) -> Option<Instant> {
-        if self.in_flight {
+        if self.in_flight.is_some() {
             return None;
         }
         let audit = self.audits.next(self.audit_wanted, AUDIT_EVERY);
@@ -248,11 +292,12 @@ impl Reconciler {
         started: Instant,
         now: Instant,
     ) {
-        self.in_flight = false;
+        self.in_flight = None;
         let dump = match result {
             Ok(dump) => dump,
             Err(error) => return self.no_answer(&error, now),
         };
+        self.unanswered = None;
         self.audits.ended(started, now);
         self.backoff = Backoff::default();
         self.trouble = None;
@@ -271,7 +316,8 @@ impl Reconciler {
         let asked = std::mem::take(&mut self.unlike);
         let ids: Vec<ObjectId> = self.have.keys().chain(self.want.keys()).copied().collect();
         for id in ids {
-            let first = if self.known { Cause::Drift } else { Cause::Asked };
+            let cause = if self.known { Cause::Drift } else { Cause::Asked };
+            let first = Unlike { cause, since: None };
             self.compare(id, asked.get(&id).copied().unwrap_or(first));
         }
         let unlike = &self.unlike;
@@ -288,17 +334,22 @@ impl Reconciler {
         ownership: &Ownership,
         now: Instant,
     ) {
-        self.in_flight = false;
+        if let Some(started) = self.in_flight.take() {
+            self.applying.note(now.saturating_duration_since(started));
+        }
         match result {
             Err(error) => self.no_answer(&error, now),
-            Ok(applied) => self.account(plan, &applied, now),
+            Ok(applied) => {
+                self.unanswered = None;
+                self.account(plan, &applied, now);
+            }
         }
         self.replay(ownership);
     }
 
     /// Something was seen to change. What equals our picture is our own echo.
     pub(super) fn changed(&mut self, change: Changed, ownership: &Ownership) {
-        if self.in_flight {
+        if self.in_flight.is_some() {
             if self.seen_in_flight.len() < LARGEST_PLAN {
                 self.seen_in_flight.push(change);
             } else {
@@ -359,14 +410,19 @@ impl Reconciler {
                     self.fail(id, error.clone(), now);
                 }
                 _ => {
-                    let drift = self.unlike.get(&id) == Some(&Cause::Drift);
-                    self.repairs += u64::from(drift);
+                    let drift = self
+                        .unlike
+                        .get(&id)
+                        .is_some_and(|unlike| unlike.cause == Cause::Drift);
+                    if drift {
+                        self.repairs.count(op);
+                    }
                     log.done(op, drift);
                     match op.result() {
                         Some(object) => drop(self.have.insert(id, object.clone())),
                         None => drop(self.have.remove(&id)),
                     }
-                    self.compare(id, Cause::Asked);
+                    self.compare(id, Unlike::ASKED);
                 }
             }
         }
@@ -378,10 +434,11 @@ impl Reconciler {
 
     fn fail(&mut self, id: ObjectId, error: OpError, now: Instant) {
         self.audit_wanted = true;
-        if !self.unlike.contains_key(&id) {
+        let Some(unlike) = self.unlike.get_mut(&id) else {
             // Meanwhile it is no longer asked for.
             return;
-        }
+        };
+        unlike.since = None;
         let mut backoff = self
             .failing
             .remove(&id)
@@ -415,13 +472,13 @@ impl Reconciler {
         }
     }
 
-    fn compare(&mut self, id: ObjectId, cause: Cause) {
+    fn compare(&mut self, id: ObjectId, unlike: Unlike) {
         if self.have.get(&id) == self.want.get(&id) {
             self.unlike.remove(&id);
             self.failing.remove(&id);
             self.told.remove(&id);
         } else {
-            self.unlike.insert(id, cause);
+            self.unlike.insert(id, unlike);
         }
     }
 }

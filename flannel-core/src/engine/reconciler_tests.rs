@@ -686,7 +686,11 @@ fn repairs_count_what_others_changed_and_nothing_that_was_asked_for() {
     fixture.dump(&[ours(1, 1), stray(5)]);
     let plan = fixture.expect_plan();
     fixture.applied(&plan, &[]);
-    assert_eq!(fixture.reconciler.repairs, 0, "the first pass repairs nothing");
+    assert_eq!(
+        fixture.reconciler.repairs.total(),
+        0,
+        "the first pass repairs nothing"
+    );
 
     fixture.want(ours(4, 4));
     fixture.now += ms(60);
@@ -696,12 +700,70 @@ fn repairs_count_what_others_changed_and_nothing_that_was_asked_for() {
     assert_eq!(plan.len(), 4);
     fixture.applied(&plan, &[(1, OpErrorKind::Other)]);
     // 1 restored, the stray removed; 2 failed; 4 was asked for.
-    assert_eq!(fixture.reconciler.repairs, 2);
+    assert_eq!(fixture.reconciler.repairs.total(), 2);
     fixture.now += ms(100);
     fixture.dump(&[ours(1, 1), ours(2, 9), ours(3, 3), ours(4, 4)]);
     let plan = fixture.expect_plan();
     fixture.applied(&plan, &[]);
-    assert_eq!(fixture.reconciler.repairs, 3);
+    assert_eq!(fixture.reconciler.repairs.total(), 3);
+}
+
+#[test]
+fn each_object_is_behind_since_it_was_asked_for_and_no_longer_once_it_is_there() {
+    let mut fixture = Fixture::knowing(&[]);
+    assert_eq!(fixture.reconciler.behind_since(fixture.now), None);
+    let first = fixture.now;
+    fixture.want(ours(1, 1));
+    assert_eq!(fixture.reconciler.behind_since(fixture.now), Some(first));
+    fixture.now += ms(500);
+    fixture.want(ours(2, 2));
+    assert_eq!(fixture.reconciler.behind_since(fixture.now), Some(first));
+    let plan = fixture.expect_plan();
+    fixture.want(ours(3, 3));
+    fixture.now += ms(500);
+    fixture.reconciler.behind_since(fixture.now);
+    fixture.applied(&plan, &[]);
+    // The third has been waiting since it was first looked at.
+    assert_eq!(
+        fixture.reconciler.behind_since(fixture.now),
+        Some(first + ms(1000))
+    );
+    let plan = fixture.expect_plan();
+    fixture.applied(&plan, &[]);
+    assert_eq!(fixture.reconciler.behind_since(fixture.now), None);
+}
+
+#[test]
+fn what_keeps_failing_is_not_behind_and_starts_anew_when_it_is_tried_anew() {
+    let mut fixture = Fixture::knowing(&[]);
+    fixture.want(ours(1, 1));
+    fixture.reconciler.behind_since(fixture.now);
+    let plan = fixture.expect_plan();
+    fixture.applied(&plan, &[(0, OpErrorKind::Unreachable)]);
+    fixture.now += ms(60_000);
+    assert_eq!(fixture.reconciler.behind_since(fixture.now), None);
+    fixture.reconciler.retry_all();
+    assert_eq!(fixture.reconciler.behind_since(fixture.now), Some(fixture.now));
+}
+
+#[test]
+fn a_kernel_that_owes_an_answer_is_behind_since_it_was_first_asked() {
+    let mut fixture = Fixture::knowing(&[]);
+    let ownership = fixture.ownership.clone();
+    fixture.reconciler.audit();
+    let first = fixture.now;
+    for _ in 0..5 {
+        fixture.expect_dump();
+        fixture.now += ms(1000);
+        assert_eq!(fixture.reconciler.behind_since(fixture.now), Some(first));
+        fixture
+            .reconciler
+            .dumped(Err(no_answer()), &ownership, |_| false, fixture.now, fixture.now);
+        assert_eq!(fixture.reconciler.behind_since(fixture.now), Some(first));
+        fixture.sleep();
+    }
+    fixture.dump(&[]);
+    assert_eq!(fixture.reconciler.behind_since(fixture.now), None);
 }
 
 #[test]

@@ -8,10 +8,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use super::contest::Contest;
 use super::pace::Backoff;
+use crate::challenge::{challenge, challenged, settled};
+use crate::choose::{address_taken, holder};
 use crate::{
-    Choice, Identity, Lease, LeaseAttrs, Leases, NetworkConfig, NodeId, PerFamily, Protected, StoreError,
-    SubnetKey, TakeOver, Token, Unavailable, Wish, choose,
+    Choice, Identity, Lease, LeaseAttrs, Leases, NetworkConfig, NodeId, PerFamily, Protected, Rival,
+    StoreError, SubnetKey, TakeOver, Token, Unavailable, Wish, choose,
 };
 
 /// A lease is renewed when this part of its life is left, or the margin if that is less.
@@ -25,6 +28,10 @@ const LONGEST_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Former addresses of ours that are remembered.
 const PUBLISHED: usize = 16;
+
+/// It is said so long that another subnet was taken than was asked for: `subnet.env` is right by then,
+/// and nothing else would show when whoever goes by it is, too.
+const DISPLACED_FOR: Duration = Duration::from_secs(600);
 
 /// What to ask of the store.
 #[derive(Debug, Clone)]
@@ -66,6 +73,8 @@ pub(super) struct View<'a> {
     pub(super) leases: &'a Leases,
     pub(super) generation: u64,
     pub(super) public: PerFamily<IpAddr>,
+    /// Whether that is surely another host's.
+    pub(super) neighbours: bool,
     pub(super) attrs: &'a LeaseAttrs,
     pub(super) protected: &'a Protected,
 }
@@ -83,9 +92,14 @@ pub(super) struct Registrar {
     /// Addresses that this process has published: a value that carries one is an old one of ours.
     published: Vec<PerFamily<IpAddr>>,
     wish: Wish,
+    /// What `subnet.env` named at the start, until the first choice is made.
+    named: Option<SubnetKey>,
+    /// That another has it, in words, and until when that is said.
+    displaced: Option<(String, Instant)>,
     waiting: Option<Unavailable>,
     /// The leases at which `waiting` was found.
     considered: Option<u64>,
+    contest: Contest,
     leftovers: Vec<Lease>,
     backoff: Backoff,
     not_before: Option<Instant>,
@@ -109,9 +123,12 @@ impl Registrar {
             life: None,
             lost: false,
             published: Vec::new(),
+            named: wish.previous.filter(|_| wish.pinned.is_none()),
+            displaced: None,
             wish,
             waiting: None,
             considered: None,
+            contest: Contest::default(),
             leftovers: Vec::new(),
             backoff: Backoff::default(),
             not_before: None,
@@ -133,6 +150,21 @@ impl Registrar {
             .as_ref()
             .map(ToString::to_string)
             .or_else(|| self.trouble.clone())
+    }
+
+    /// Who else publishes our address, as far as that has shown.
+    pub(super) fn rival(&self, now: Instant) -> Option<&str> {
+        self.contest.rival(now)
+    }
+
+    /// That the subnet which `subnet.env` named is another's.
+    pub(super) fn displaced(&self, now: Instant) -> Option<String> {
+        let (taken, _) = self.displaced.as_ref().filter(|(_, until)| now < *until)?;
+        let own = self.own.as_ref()?.subnet;
+        Some(format!(
+            "{taken}; this host has {own} instead, and subnet.env says so now: set up anew what goes by it, such as \
+             docker's --bip"
+        ))
     }
 
     /// The life of our lease from renewal to expiry.
@@ -169,6 +201,7 @@ impl Registrar {
     /// What the store has under our subnet changed: `now_there` is what it is.
     pub(super) fn observe(&mut self, subnet: &SubnetKey, now_there: Option<&Lease>) {
         self.wish.taken.remove(subnet);
+        self.contest.observe(subnet, now_there, self.node);
         if let Some(asked) = self.asked.as_mut().filter(|asked| asked.subnet == *subnet) {
             asked.overtaken = Some(now_there.map(|lease| lease.token));
         }
@@ -191,12 +224,19 @@ impl Registrar {
                 if lease.attrs.node == own.attrs.node && self.published.contains(&lease.attrs.public) =>
             {
                 self.ask_again = None;
+                self.contest.rest();
                 // A late event may carry less life than the renewal that overtook it.
                 let expires = lease.expires.map(|at| own.expires.map_or(at, |own| at.max(own)));
                 self.adopt(Lease {
                     expires,
                     ..lease.clone()
                 });
+            }
+            // Whoever asks whether we live is answered by the next request.
+            Some(lease)
+                if challenged(&lease.attrs).is_some() && self.published.contains(&lease.attrs.public) =>
+            {
+                self.contest.challenged(lease);
             }
             Some(lease) => {
                 self.lost |= lease.attrs.node.is_some() || lease.attrs.public != own.attrs.public;
@@ -216,6 +256,14 @@ impl Registrar {
             return None;
         }
         self.not_before = None;
+        if let (Some(own), Some(seen)) = (&self.own, self.contest.object(view.public, now)) {
+            let request = Request::Claim {
+                subnet: own.subnet,
+                attrs: over(seen, view.attrs),
+                seen: Some(seen.clone()),
+            };
+            return Some(self.begin(request));
+        }
         let request = match &self.own {
             Some(own) if self.ask_again.is_some_and(|at| now >= at) || self.due(own, view.attrs, now) => {
                 Some(Request::Keep {
@@ -231,11 +279,17 @@ impl Registrar {
             }
             None => self.find(view, now),
         };
+        request.map(|request| self.begin(request))
+    }
+
+    fn begin(&mut self, request: Request) -> Request {
         // The event of a write may come before its answer, and carries what is being published.
-        if let Some(Request::Claim { attrs, .. } | Request::Keep { attrs, .. }) = &request {
+        if let Request::Claim { attrs, .. } | Request::Keep { attrs, .. } = &request
+            && challenged(attrs).is_none()
+        {
             self.remember(attrs.public);
         }
-        self.asked = request.as_ref().map(|request| Asked {
+        self.asked = Some(Asked {
             subnet: request.subnet(),
             overtaken: None,
         });
@@ -250,8 +304,9 @@ impl Registrar {
         let own = self.own.as_ref();
         let renewal = own.and_then(|own| self.renewal(own));
         let question = self.ask_again.filter(|_| own.is_some());
+        let contest = self.contest.wake().filter(|_| own.is_none());
         self.not_before
-            .or_else(|| renewal.into_iter().chain(question).min())
+            .or_else(|| renewal.into_iter().chain(question).chain(contest).min())
     }
 
     /// The store's answer. Which leases there are is for the watch alone to say.
@@ -268,6 +323,17 @@ impl Registrar {
                 self.backoff = Backoff::default();
                 self.trouble = None;
                 if let Some(lease) = lease {
+                    if challenged(&lease.attrs).is_some() {
+                        match overtaken {
+                            Some(seen) if seen != Some(lease.token) => self.contest.objected(&lease),
+                            _ => self.contest.ask(lease.subnet, now),
+                        }
+                        self.considered = None;
+                        return;
+                    }
+                    if overtaken.is_none_or(|seen| seen == Some(lease.token)) {
+                        self.contest.rest();
+                    }
                     if self.own.as_ref().is_none_or(|own| own.subnet != lease.subnet) {
                         info!(subnet = %lease.subnet, "lease acquired");
                     }
@@ -291,6 +357,7 @@ impl Registrar {
             }
             (Request::Claim { subnet, seen, .. }, Err(StoreError::Taken { .. })) => {
                 self.trouble = None;
+                self.waiting = None;
                 if seen.is_none() {
                     // Its lease has not been seen yet; the next choice is another.
                     self.wish.taken.insert(*subnet);
@@ -320,6 +387,7 @@ impl Registrar {
                     warn!(%error, "the store did not do it; trying again");
                 }
                 self.trouble = Some(text);
+                self.waiting = None;
                 self.retry(now);
             }
         }
@@ -334,7 +402,8 @@ impl Registrar {
             unknown: Vec::new(),
             ..own.attrs.clone()
         };
-        published != *attrs || self.renewal(own).is_some_and(|at| now >= at)
+        let renewal = self.renewal(own);
+        published != *attrs || challenged(&own.attrs).is_some() || renewal.is_some_and(|at| now >= at)
     }
 
     fn renewal(&self, own: &Lease) -> Option<Instant> {
@@ -346,10 +415,14 @@ impl Registrar {
 
     fn adopt(&mut self, lease: Lease) {
         self.waiting = None;
+        self.named = None;
         self.wish.taken = BTreeSet::new();
         self.wish.previous = Some(lease.subnet);
         self.held = Some(lease.subnet);
-        self.remember(lease.attrs.public);
+        // A lease that was another's carries that one's addresses until it is written.
+        if challenged(&lease.attrs).is_none() {
+            self.remember(lease.attrs.public);
+        }
         self.own = Some(lease);
     }
 
@@ -362,16 +435,20 @@ impl Registrar {
 
     fn let_go(&mut self) {
         self.own = None;
+        self.contest.rest();
         self.ask_again = None;
         self.considered = None;
     }
 
     fn find(&mut self, view: View<'_>, now: Instant) -> Option<Request> {
-        // Nothing has changed since there was nothing to be had.
-        if self.considered == Some(view.generation) {
+        if self.contest.is_open(now) {
             return None;
         }
-        self.waiting = None;
+        // Nothing has changed since there was nothing to be had.
+        if self.considered == Some(view.generation) && !self.contest.is_over(now) {
+            return None;
+        }
+        self.contest.conclude(view.leases, self.node, now);
         let successor = self.held.and_then(|subnet| view.leases.get(&subnet));
         self.lost |= successor.is_some_and(|lease| {
             lease.attrs.node.is_some_and(|node| node != self.node) && lease.attrs.public != view.public
@@ -380,8 +457,23 @@ impl Registrar {
             node: self.node,
             public: view.public,
             lost: self.lost,
+            neighbours: view.neighbours,
+            undisputed: self.contest.undisputed().clone(),
         };
-        match choose(view.config, view.leases, &me, &self.wish, view.protected) {
+        let choice = choose(view.config, view.leases, &me, &self.wish, view.protected);
+        if !matches!(choice, Choice::Challenge(_)) {
+            self.contest.settle();
+        }
+        if let Choice::Keep(Lease { subnet, .. })
+        | Choice::TakeOver {
+            lease: Lease { subnet, .. },
+            ..
+        }
+        | Choice::Create(subnet) = &choice
+        {
+            self.note_displaced(*subnet, view.leases, now);
+        }
+        match choice {
             Choice::Keep(lease) => {
                 info!(subnet = %lease.subnet, "lease found, keeping it");
                 self.life = self
@@ -402,12 +494,7 @@ impl Registrar {
                     TakeOver::Unnamed => {
                         info!(%subnet, "lease written by flannel for our address; taking it over")
                     }
-                    TakeOver::StateLost => warn!(
-                        %subnet,
-                        former = %holder(&lease),
-                        "a lease with our address carries another node id, as after the loss of the state \
-                         directory; taking it over"
-                    ),
+                    TakeOver::Claimed => info!(%subnet, "our lease was claimed by another; keeping it"),
                 }
                 self.leftovers = self.leftovers(view, subnet);
                 Some(Request::Claim {
@@ -415,6 +502,25 @@ impl Registrar {
                     attrs: over(&lease, view.attrs),
                     seen: Some(lease),
                 })
+            }
+            Choice::Challenge(lease) => {
+                let known = self.contest.known(&lease);
+                self.waiting = address_taken(&lease, view.public, known);
+                if known == Rival::Alive {
+                    self.considered = Some(view.generation);
+                    return None;
+                }
+                Some(Request::Claim {
+                    subnet: lease.subnet,
+                    attrs: challenge(&lease, self.node),
+                    seen: Some(lease),
+                })
+            }
+            // By an earlier run, or a claim whose answer was lost.
+            Choice::Contested(lease) => {
+                self.contest.ask(lease.subnet, now);
+                self.waiting = address_taken(&lease, view.public, Rival::Asked);
+                None
             }
             Choice::Create(subnet) => {
                 self.leftovers = self.leftovers(view, subnet);
@@ -425,7 +531,7 @@ impl Registrar {
                 })
             }
             // What is in our own way is given back first.
-            Choice::Wait(Unavailable::PinnedTaken { pinned, by })
+            Choice::Wait(Unavailable::PinnedTaken { pinned, by, .. })
                 if view
                     .leases
                     .get(&by)
@@ -448,6 +554,24 @@ impl Registrar {
         }
     }
 
+    /// Takes note that the subnet which `subnet.env` named is another's.
+    fn note_displaced(&mut self, chosen: SubnetKey, leases: &Leases, now: Instant) {
+        let Some(named) = self.named.filter(|named| *named != chosen) else {
+            return;
+        };
+        let overlapping = leases.overlapping(&named);
+        let by = match leases.get(&named).or_else(|| overlapping.first().copied()) {
+            Some(lease) if lease.attrs.node == Some(self.node) => return,
+            Some(lease) => format!("the lease {} of {}", lease.subnet, holder(lease)),
+            None if self.wish.taken.iter().any(|taken| taken.overlaps(&named)) => {
+                "another host, whose lease is not shown yet".to_owned()
+            }
+            None => return,
+        };
+        let text = format!("the subnet {named}, which subnet.env named, is taken by {by}");
+        self.displaced = Some((text, now + DISPLACED_FOR));
+    }
+
     /// Leases of this very host that it does not use: after a change of the network, or a claim
     /// whose answer was lost. Those with its id and an address that it never had are a twin's.
     fn leftovers(&self, view: View<'_>, held: SubnetKey) -> Vec<Lease> {
@@ -460,23 +584,20 @@ impl Registrar {
 
     fn is_leftover(&self, lease: &Lease, held: SubnetKey, public: PerFamily<IpAddr>) -> bool {
         let address = lease.attrs.public;
+        // Whose holder may object is not ours to give back.
+        let disputed =
+            challenged(&lease.attrs).is_some() && !self.contest.undisputed().contains(&lease.subnet);
         lease.subnet != held
+            && !disputed
             && lease.attrs.node == Some(self.node)
             && (address == public || self.published.contains(&address))
     }
 }
 
-/// Whose a lease is, for the log: its addresses, and its node id if it has one.
-fn holder(lease: &Lease) -> String {
-    let addresses = lease.attrs.public.iter().map(|(_, address)| address.to_string());
-    let node = lease.attrs.node.map(|node| format!("node {node}"));
-    addresses.chain(node).collect::<Vec<_>>().join(" ")
-}
-
 /// What is to be written over a lease: its members that are nobody's here stay.
 fn over(lease: &Lease, attrs: &LeaseAttrs) -> LeaseAttrs {
     LeaseAttrs {
-        unknown: lease.attrs.unknown.clone(),
+        unknown: settled(&lease.attrs),
         ..attrs.clone()
     }
 }

@@ -54,6 +54,7 @@ struct Fixture {
     leases: Leases,
     generation: u64,
     attrs: LeaseAttrs,
+    neighbours: bool,
     protected: Protected,
     now: Instant,
 }
@@ -70,6 +71,7 @@ impl Fixture {
             leases: Leases::default(),
             generation: 0,
             attrs: attrs(MY_ADDRESS, Some(ME)),
+            neighbours: false,
             protected: Protected::default(),
             now: Instant::now(),
         }
@@ -92,6 +94,7 @@ impl Fixture {
             leases: &self.leases,
             generation: self.generation,
             public: self.attrs.public,
+            neighbours: self.neighbours,
             attrs: &self.attrs,
             protected: &self.protected,
         };
@@ -443,8 +446,6 @@ fn our_lease_overwritten_by_anybody_else_is_never_taken_back() {
         ("192.0.2.2", None),
         // A twin, with a copy of our state directory.
         ("192.0.2.2", Some(ME)),
-        // Somebody who took us for dead, on an address that was ours.
-        (MY_ADDRESS, Some(OTHER)),
     ] {
         let mut host = Fixture::holding();
         let theirs = host.lease(1, address, node);
@@ -467,19 +468,35 @@ fn our_lease_overwritten_by_anybody_else_is_never_taken_back() {
 }
 
 #[test]
-fn who_lost_a_lease_to_anybody_takes_no_other_over_by_its_address() {
+fn who_lost_a_lease_to_anybody_takes_no_other_over_by_its_node_id() {
     for (address, node) in [
         ("192.0.2.2", Some(OTHER)),
         ("192.0.2.2", None),
         ("192.0.2.2", Some(ME)),
-        (MY_ADDRESS, Some(OTHER)),
     ] {
         let mut host = Fixture::holding();
         host.put(host.lease(1, address, node));
-        host.put(host.lease(3, MY_ADDRESS, Some(OTHER)));
+        host.put(host.lease(3, "192.0.2.3", Some(ME)));
         let claimed = created(host.next());
         assert!(claimed != subnet(1) && claimed != subnet(3), "{address} {node:?}");
     }
+}
+
+#[test]
+fn who_lost_a_lease_to_a_host_of_its_own_address_asks_before_it_publishes_that_again() {
+    let mut host = Fixture::holding();
+    // Somebody who took us for dead, or has our address by mistake.
+    host.put(host.lease(1, MY_ADDRESS, Some(OTHER)));
+    assert_eq!(host.held(), None);
+    let challenge = host.next();
+    assert_eq!(challenged(&written(&challenge)), Some(OTHER));
+    host.grant(&challenge.unwrap());
+    host.put(host.lease(1, MY_ADDRESS, Some(OTHER)));
+    assert!(
+        host.next().is_none(),
+        "another subnet, with an address that is in use"
+    );
+    assert_alive(&host, 1);
 }
 
 #[test]
@@ -496,10 +513,10 @@ fn our_lease_rewritten_without_our_id_does_not_count_as_lost() {
     host.put(host.lease(1, MY_ADDRESS, None));
     let claim = host.next().unwrap();
     host.grant(&claim);
-    // The state directory was lost and found again: another id, our address.
     host.registrar.let_go();
-    host.put(host.lease(1, MY_ADDRESS, Some(OTHER)));
-    assert_eq!(taken_over(host.next()).attrs.node, Some(OTHER));
+    // As after a change of address.
+    host.put(host.lease(1, "192.0.2.2", Some(ME)));
+    assert_eq!(taken_over(host.next()).subnet, subnet(1));
 }
 
 #[test]
@@ -616,20 +633,439 @@ fn a_lease_that_expired_and_went_to_another_is_lost_for_good() {
     host.refuse(&keep, StoreError::LeaseLost { subnet: subnet(1) });
     // What the watch shows of our former subnet when no lease is ours.
     host.put(host.lease(1, "192.0.2.2", Some(OTHER)));
-    host.put(host.lease(2, MY_ADDRESS, Some(OTHER)));
+    host.put(host.lease(2, "192.0.2.3", Some(ME)));
     host.sleep();
     let claimed = created(host.next());
     assert!(claimed != subnet(1) && claimed != subnet(2), "{claimed}");
 }
 
-#[test]
-fn a_lease_with_our_address_and_another_id_is_taken_over_by_who_never_lost_one() {
+/// What a request writes.
+fn written(request: &Option<Request>) -> LeaseAttrs {
+    match request {
+        Some(Request::Claim { attrs, .. } | Request::Keep { attrs, .. }) => attrs.clone(),
+        other => panic!("nothing is written: {other:?}"),
+    }
+}
+
+/// The host knows that another one of its address lives.
+#[track_caller]
+fn assert_alive(host: &Fixture, number: u8) {
+    let trouble = host.registrar.trouble().unwrap();
+    let named = [
+        "our public address 192.0.2.1".to_owned(),
+        format!("the lease {} of 192.0.2.1 (node {OTHER})", subnet(number)),
+        "which is alive; give each host its own --public-ip".to_owned(),
+    ];
+    assert!(named.iter().all(|part| trouble.contains(part)), "{trouble}");
+    assert_eq!(host.held(), None);
+}
+
+/// A host whose address is in the lease 10.5.2.0/24 of another, which it has challenged.
+fn challenging() -> Fixture {
     let mut host = Fixture::new();
     host.put(host.lease(2, MY_ADDRESS, Some(OTHER)));
+    let challenge = host.next();
+    let attrs = written(&challenge);
+    assert_eq!((attrs.node, challenged(&attrs)), (Some(ME), Some(OTHER)));
+    host.grant(&challenge.unwrap());
+    host
+}
+
+#[test]
+fn a_lease_with_our_address_and_another_id_is_ours_when_its_holder_does_not_object_within_5_s() {
+    let mut host = challenging();
+    assert!(host.next().is_none());
+    assert_eq!(host.held(), None, "before the holder had the time to object");
+    let trouble = host.registrar.trouble().unwrap();
+    assert!(
+        trouble.contains("10.5.2.0/24") && trouble.contains("the loss of the state directory"),
+        "{trouble}"
+    );
+    assert_eq!(host.sleep(), ms(5000));
+    let keep = host.next();
+    assert_eq!(written(&keep), host.attrs, "the question is taken out");
+    host.grant(&keep.unwrap());
+    assert_eq!(host.held(), Some(subnet(2)));
+    assert_eq!(host.registrar.trouble(), None);
+    assert!(host.next().is_none());
+    assert_eq!(host.sleep(), TTL * 2 / 3);
+}
+
+#[test]
+fn a_holder_that_objects_keeps_its_lease_and_is_asked_again_every_minute() {
+    let mut host = challenging();
+    for _ in 0..3 {
+        host.now += ms(20);
+        let theirs = host.lease(2, MY_ADDRESS, Some(OTHER));
+        host.put(theirs);
+        assert!(host.next().is_none());
+        assert_alive(&host, 2);
+        // Others' leases are no reason to ask earlier.
+        host.put(host.lease(3, "192.0.2.3", Some(NodeId(9))));
+        assert!(host.next().is_none());
+        assert_eq!(host.sleep(), ms(60_000 - 20));
+        let challenge = host.next();
+        assert_eq!(challenged(&written(&challenge)), Some(OTHER));
+        assert_alive(&host, 2);
+        host.grant(&challenge.unwrap());
+        assert_alive(&host, 2);
+    }
+}
+
+#[test]
+fn a_holder_that_is_gone_when_it_is_asked_again_loses_its_lease() {
+    let mut host = challenging();
+    host.put(host.lease(2, MY_ADDRESS, Some(OTHER)));
+    assert!(host.next().is_none());
+    host.sleep();
+    let challenge = host.next().unwrap();
+    host.grant(&challenge);
+    assert!(host.next().is_none());
+    assert_eq!(host.sleep(), ms(5000));
+    assert_eq!(written(&host.next()), host.attrs);
+}
+
+#[test]
+fn another_subnet_is_taken_as_soon_as_no_lease_carries_our_address() {
+    for there in [None, Some("192.0.2.2")] {
+        for objected in [false, true] {
+            let mut host = challenging();
+            if objected {
+                host.put(host.lease(2, MY_ADDRESS, Some(OTHER)));
+                assert!(host.next().is_none());
+            }
+            match there {
+                None => host.delete(2),
+                Some(address) => host.put(host.lease(2, address, Some(OTHER))),
+            }
+            let claim = host.next();
+            created(claim.clone());
+            host.grant(&claim.unwrap());
+            assert_eq!(host.registrar.trouble(), None);
+        }
+    }
+}
+
+#[test]
+fn an_objection_that_comes_before_the_answer_to_the_challenge_counts() {
+    let mut host = Fixture::new();
+    host.put(host.lease(2, MY_ADDRESS, Some(OTHER)));
+    let challenge = host.next().unwrap();
+    let objection = Lease {
+        token: Token {
+            revision: 9,
+            grant: 1,
+        },
+        ..host.lease(2, MY_ADDRESS, Some(OTHER))
+    };
+    host.put(objection);
+    host.answer(&challenge);
+    assert!(host.next().is_none());
+    assert_alive(&host, 2);
+    assert_eq!(host.sleep(), ms(60_000));
+}
+
+#[test]
+fn a_challenge_that_the_watch_does_not_show_wins_nothing() {
+    let mut host = Fixture::new();
+    host.put(host.lease(2, MY_ADDRESS, Some(OTHER)));
+    let challenge = host.next().unwrap();
+    host.answer(&challenge);
+    assert!(host.next().is_none());
+    assert_eq!(host.sleep(), ms(5000));
+    assert_eq!(host.held(), None);
+    let again = host.next();
+    assert!(
+        again.is_none() || challenged(&written(&again)) == Some(OTHER),
+        "{again:?}"
+    );
+}
+
+#[test]
+fn a_challenge_of_an_earlier_run_or_whose_reply_was_lost_has_its_5_s_before_it() {
+    for lost in [false, true] {
+        let mut host = Fixture::new();
+        let held = host.lease(2, MY_ADDRESS, Some(OTHER));
+        if lost {
+            host.put(held.clone());
+            let challenge = host.next().unwrap();
+            host.refuse(&challenge, unavailable());
+        }
+        host.put(Lease {
+            attrs: challenge(&held, ME),
+            ..held
+        });
+        if lost {
+            assert!(host.next().is_none());
+            host.sleep();
+        }
+        assert!(host.next().is_none());
+        assert_eq!(host.held(), None);
+        assert_eq!(host.sleep(), ms(5000));
+        assert_eq!(written(&host.next()), host.attrs);
+    }
+}
+
+#[test]
+fn a_store_that_does_not_take_a_challenge_is_tried_again_and_named() {
+    let mut host = Fixture::new();
+    host.put(host.lease(2, MY_ADDRESS, Some(OTHER)));
+    for delay in [100, 200] {
+        let challenge = host.next().unwrap();
+        host.refuse(&challenge, unavailable());
+        assert!(host.registrar.trouble().unwrap().contains("connection refused"));
+        assert!(host.next().is_none());
+        assert_eq!(host.sleep(), ms(delay));
+    }
+}
+
+#[test]
+fn a_lease_won_that_is_not_wanted_is_given_back() {
+    let mut host = pinned(1);
+    host.put(host.lease(2, MY_ADDRESS, Some(OTHER)));
+    let challenge = host.next().unwrap();
+    host.grant(&challenge);
+    assert!(host.next().is_none());
+    host.sleep();
     let claim = host.next();
-    assert_eq!(taken_over(claim.clone()).subnet, subnet(2));
+    assert_eq!(created(claim.clone()), subnet(1));
     host.grant(&claim.unwrap());
-    assert_eq!(host.registrar.own().unwrap().attrs.node, Some(ME));
+    assert!(matches!(host.next(), Some(Request::Release(lease)) if lease.subnet == subnet(2)));
+}
+
+#[test]
+fn a_neighbours_address_is_not_even_asked_for() {
+    let mut host = Fixture::new();
+    host.neighbours = true;
+    for node in [Some(OTHER), None] {
+        host.put(host.lease(2, MY_ADDRESS, node));
+        assert!(host.next().is_none());
+        assert_eq!((host.held(), host.registrar.wake()), (None, None));
+        let trouble = host.registrar.trouble().unwrap();
+        assert!(trouble.contains("no address of this host"), "{trouble}");
+    }
+    // The address was put on the uplink.
+    host.neighbours = false;
+    host.registrar.reconsider();
+    assert_eq!(taken_over(host.next()).subnet, subnet(2));
+}
+
+#[test]
+fn whoever_asks_whether_we_live_is_told_so_at_once_and_our_lease_is_ours_all_the_while() {
+    let mut host = Fixture::holding();
+    assert_eq!(host.registrar.rival(host.now), None);
+    for _ in 0..2 {
+        let own = host.registrar.own().unwrap().clone();
+        host.put(Lease {
+            attrs: challenge(&own, OTHER),
+            token: Token {
+                revision: own.token.revision + 1,
+                grant: 2,
+            },
+            ..own
+        });
+        assert_eq!(host.held(), Some(subnet(1)));
+        let objection = host.next();
+        assert_eq!(taken_over(objection.clone()).attrs.node, Some(OTHER));
+        assert_eq!(written(&objection), host.attrs, "the question is taken out");
+        host.grant(&objection.unwrap());
+        assert_eq!(host.held(), Some(subnet(1)));
+        assert!(host.next().is_none(), "objected to nothing");
+        let rival = host.registrar.rival(host.now).unwrap();
+        let named = [
+            "another host, node 00000000000000000000000000000008,",
+            "our address 192.0.2.1",
+            "10.5.1.0/24",
+            "--public-ip",
+        ];
+        assert!(named.iter().all(|part| rival.contains(part)), "{rival}");
+        host.now += ms(149_000);
+        assert!(host.registrar.rival(host.now).is_some());
+    }
+    host.now += ms(1_000);
+    assert_eq!(host.registrar.rival(host.now), None);
+    assert!(!host.registrar.lost);
+}
+
+#[test]
+fn an_objection_that_fails_is_tried_again_until_the_challenge_is_gone() {
+    let mut host = Fixture::holding();
+    let own = host.registrar.own().unwrap().clone();
+    let asked = Lease {
+        attrs: challenge(&own, OTHER),
+        ..own.clone()
+    };
+    host.put(asked);
+    for error in [unavailable(), StoreError::Taken { subnet: subnet(1) }] {
+        let objection = host.next();
+        assert_eq!(written(&objection), host.attrs);
+        host.refuse(&objection.unwrap(), error);
+        assert!(host.next().is_none());
+        host.sleep();
+    }
+    host.put(own);
+    assert!(host.next().is_none());
+    assert_eq!(host.held(), Some(subnet(1)));
+}
+
+#[test]
+fn a_second_challenge_that_comes_before_the_answer_to_our_objection_is_objected_to_as_well() {
+    let mut host = Fixture::holding();
+    let own = host.registrar.own().unwrap().clone();
+    let asked = |by: u128| Lease {
+        attrs: challenge(&own, NodeId(by)),
+        token: Token {
+            revision: 10 + by as u64,
+            grant: 2,
+        },
+        ..own.clone()
+    };
+    host.put(asked(8));
+    let objection = host.next().unwrap();
+    // Written over our objection.
+    host.put(asked(9));
+    host.answer(&objection);
+    assert_eq!(taken_over(host.next()).attrs.node, Some(NodeId(9)));
+}
+
+#[test]
+fn a_challenge_found_at_the_start_is_objected_to_at_once() {
+    let mut host = Fixture::new();
+    let held = host.lease(2, MY_ADDRESS, Some(ME));
+    host.put(Lease {
+        attrs: challenge(&held, OTHER),
+        ..held
+    });
+    let objection = host.next();
+    assert_eq!(taken_over(objection.clone()).attrs.node, Some(OTHER));
+    assert_eq!(written(&objection), host.attrs);
+}
+
+#[test]
+fn two_hosts_of_one_address_come_to_one_lease_and_one_that_waits() {
+    for order in 0..2 {
+        let mut server = Server::default();
+        let mut hosts = [Fixture::new(), Fixture::new()];
+        hosts[1].registrar.node = OTHER;
+        hosts[1].attrs.node = Some(OTHER);
+        let start = hosts[0].now;
+        hosts[1].now = start;
+        let mut heard = [0, 0];
+        // The first starts first, or both at once; every millisecond each is asked once.
+        for step in 0..20_000 {
+            for (number, host) in hosts.iter_mut().enumerate() {
+                host.now = start + ms(step);
+                if number == 1 && order == 0 && step < 50 {
+                    continue;
+                }
+                while heard[number] < server.events.len() {
+                    let (subnet, lease) = server.events[heard[number]].clone();
+                    heard[number] += 1;
+                    host.registrar.observe(&subnet, lease.as_ref());
+                    host.generation += 1;
+                    match lease {
+                        Some(lease) => drop(host.leases.insert(lease)),
+                        None => drop(host.leases.remove(&subnet)),
+                    }
+                }
+                if let Some(request) = host.next() {
+                    let result = server.serve(&request, host.now);
+                    host.registrar.done(&request, result, host.now);
+                }
+            }
+        }
+        let held: Vec<SubnetKey> = hosts.iter().filter_map(Fixture::held).collect();
+        if order == 0 {
+            assert_eq!(held.len(), 1, "{held:?}");
+            assert!(hosts[0].held().is_some(), "the newcomer won");
+            assert!(hosts[1].registrar.trouble().unwrap().contains("which is alive"));
+            assert!(hosts[0].registrar.rival(hosts[0].now).is_some());
+        }
+        // Who takes a subnet in the same instant cannot know; admission keeps them apart.
+        assert!(!held.is_empty());
+        assert_eq!(server.leases.len(), held.len());
+    }
+}
+
+#[test]
+fn a_taken_subnet_that_subnet_env_named_is_told_of_with_its_holder_for_10_minutes() {
+    let mut host = Fixture::wishing(Wish {
+        previous: Some(subnet(1)),
+        ..Wish::default()
+    });
+    host.put(host.lease(1, "192.0.2.2", Some(OTHER)));
+    let claim = host.next().unwrap();
+    assert_eq!(
+        host.registrar.displaced(host.now),
+        None,
+        "before there is another"
+    );
+    host.grant(&claim);
+    let text = host.registrar.displaced(host.now).unwrap();
+    let own = host.held().unwrap().to_string();
+    let named = [
+        "the subnet 10.5.1.0/24, which subnet.env named, is taken by the lease 10.5.1.0/24 of 192.0.2.2 (node \
+         00000000000000000000000000000008)",
+        &format!("this host has {own} instead"),
+    ];
+    assert!(named.iter().all(|part| text.contains(part)), "{text}");
+    host.now += ms(599_000);
+    assert!(host.registrar.displaced(host.now).is_some());
+    host.now += ms(1_000);
+    assert_eq!(host.registrar.displaced(host.now), None);
+}
+
+#[test]
+fn a_subnet_in_subnet_env_that_is_taken_unseen_or_beside_a_lease_of_ours_is_told_of_too() {
+    let wish = || Wish {
+        previous: Some(subnet(1)),
+        ..Wish::default()
+    };
+    let mut host = Fixture::wishing(wish());
+    let claim = host.next().unwrap();
+    host.refuse(&claim, StoreError::Taken { subnet: subnet(1) });
+    let claim = host.next().unwrap();
+    host.grant(&claim);
+    let text = host.registrar.displaced(host.now).unwrap();
+    assert!(text.contains("taken by another host"), "{text}");
+
+    let mut host = Fixture::wishing(wish());
+    host.put(host.lease(1, "192.0.2.2", Some(OTHER)));
+    host.put(host.lease(2, MY_ADDRESS, Some(ME)));
+    assert!(host.next().is_none());
+    assert_eq!(host.held(), Some(subnet(2)));
+    let text = host.registrar.displaced(host.now).unwrap();
+    assert!(text.contains("this host has 10.5.2.0/24 instead"), "{text}");
+}
+
+#[test]
+fn nothing_is_said_of_subnet_env_when_what_it_names_is_had_is_free_or_was_lost_later() {
+    let wish = || Wish {
+        previous: Some(subnet(1)),
+        ..Wish::default()
+    };
+    let had = Fixture::holding();
+    assert_eq!(had.registrar.displaced(had.now), None);
+
+    let mut elsewhere = Fixture::wishing(wish());
+    elsewhere.put(elsewhere.lease(2, MY_ADDRESS, Some(ME)));
+    assert!(elsewhere.next().is_none());
+    assert_eq!(elsewhere.registrar.displaced(elsewhere.now), None);
+
+    let mut lost = Fixture::holding();
+    lost.put(lost.lease(1, "192.0.2.2", Some(OTHER)));
+    let claim = lost.next().unwrap();
+    lost.grant(&claim);
+    assert_eq!(lost.registrar.displaced(lost.now), None);
+
+    let mut pinned = Fixture::wishing(Wish {
+        pinned: Some(subnet(2)),
+        ..wish()
+    });
+    pinned.put(pinned.lease(1, "192.0.2.2", Some(OTHER)));
+    let claim = pinned.next().unwrap();
+    pinned.grant(&claim);
+    assert_eq!(pinned.registrar.displaced(pinned.now), None);
 }
 
 #[test]
@@ -847,7 +1283,11 @@ fn a_pinned_subnet_is_waited_for_rather_than_another_taken() {
     host.put(host.lease(2, "192.0.2.2", Some(OTHER)));
     assert!(host.next().is_none());
     assert_eq!((host.held(), host.registrar.wake()), (None, None));
-    assert!(host.registrar.trouble().unwrap().contains("10.5.2.0/24"));
+    let trouble = host.registrar.trouble().unwrap();
+    assert!(
+        trouble.contains("10.5.2.0/24 of 192.0.2.2 (node 00000000000000000000000000000008)"),
+        "{trouble}"
+    );
     host.delete(2);
     assert_eq!(created(host.next()), subnet(2));
 }
@@ -886,7 +1326,7 @@ fn a_lease_of_ours_in_the_way_of_the_pinned_subnet_is_given_back_until_it_is_gon
 fn a_lease_of_another_in_the_way_of_the_pinned_subnet_is_left_alone() {
     for (address, node) in [
         ("192.0.2.2", Some(ME)),
-        (MY_ADDRESS, Some(OTHER)),
+        ("192.0.2.2", Some(OTHER)),
         (MY_ADDRESS, None),
     ] {
         let mut host = pinned(2);
@@ -1073,7 +1513,9 @@ proptest! {
         for _ in 0..40 {
             play(&mut host, &mut server, &Happening::Heard(usize::MAX));
             play(&mut host, &mut server, &Happening::Asked(Answer::Honest));
-            if host.registrar.not_before.is_some() {
+            // A holder that is asked whether it lives says nothing.
+            let waits = host.held().is_none() && host.registrar.wake().is_some();
+            if host.registrar.not_before.is_some() || waits {
                 host.sleep();
             }
         }

@@ -8,11 +8,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::info;
 
+use super::checks::Checks;
 use super::pace::Pace;
 use super::reasons::Reasons;
+use crate::preflight::published_twice;
+use crate::spelling::nearest;
 use crate::{
-    Backend, Family, Host, HostFacts, KernelError, Lease, LeaseAttrs, NetworkConfig, NodeId, PerFamily,
-    Protected, Reason, UplinkOptions, choose_uplink,
+    Backend, Family, Host, HostFacts, KernelError, Lease, LeaseAttrs, Leases, Misspelt, NetworkConfig,
+    NodeId, PerFamily, Protected, Reason, UplinkOptions, choose_uplink,
 };
 
 /// The host is looked at this often even when it is silent.
@@ -33,6 +36,7 @@ pub(super) struct Surroundings {
     uplink_lost: bool,
     attrs: Option<LeaseAttrs>,
     protected: Protected,
+    checks: Checks,
     look_wanted: bool,
     looking: bool,
     looks: Pace,
@@ -66,6 +70,7 @@ impl Surroundings {
             uplink_lost: false,
             attrs: None,
             protected: Protected::default(),
+            checks: Checks::default(),
             look_wanted: true,
             looking: false,
             looks: Pace::default(),
@@ -101,8 +106,10 @@ impl Surroundings {
 
     fn unknown_backend(&self, config: &NetworkConfig) -> String {
         let kinds: Vec<&str> = self.backends.iter().map(|backend| backend.kind()).collect();
+        let meant = nearest(&config.backend.kind, kinds.iter().copied());
+        let meant = meant.map_or_else(String::new, |kind| format!("; was {kind:?} meant?"));
         format!(
-            "unknown backend type: {}; set the network config's Backend.Type to one of: {}",
+            "unknown backend type: {}; set the network config's Backend.Type to one of: {}{meant}",
             config.backend.kind,
             kinds.join(", ")
         )
@@ -118,6 +125,8 @@ impl Surroundings {
     ) -> Option<Replaced> {
         reasons.clear(|reason| matches!(reason, Reason::Config(_) | Reason::ConfigRefused(_)));
         self.refused = None;
+        let doubt = (!config.misspelt.is_empty()).then(|| Reason::ConfigDoubt(doubt(&config.misspelt)));
+        reasons.hold(doubt, |reason| matches!(reason, Reason::ConfigDoubt(_)));
         if let Some(current) = &self.config {
             if current.same_as(&config) {
                 return None;
@@ -201,6 +210,28 @@ impl Surroundings {
         self.look_around(own, reasons)
     }
 
+    /// Says what the operator has set up otherwise than this network needs it. `rival` is what is known
+    /// of another host that publishes our address.
+    pub(super) fn check(
+        &mut self,
+        own: Option<&Lease>,
+        leases: &Leases,
+        rival: Option<String>,
+        reasons: &mut Reasons,
+    ) {
+        let (Some(config), Some(host)) = (&self.config, &self.host) else {
+            return;
+        };
+        self.checks
+            .judge(config, host, own.map(|own| own.subnet), leases, reasons);
+        // Where the backend refuses to publish an address, nobody asks for a lease with it.
+        let refused = own.is_none() && self.attrs.is_none();
+        let twice = || published_twice(host, self.node, leases).filter(|_| refused);
+        reasons.hold(rival.or_else(twice).map(Reason::Address), |reason| {
+            matches!(reason, Reason::Address(_))
+        });
+    }
+
     /// Draws the conclusions.
     fn look_around(&mut self, own: Option<&Lease>, reasons: &mut Reasons) -> Effect {
         let (Some(config), Some(facts)) = (&self.config, &self.facts) else {
@@ -268,6 +299,12 @@ impl Surroundings {
             }
         }
     }
+}
+
+/// That members of the config are as good as not there.
+fn doubt(misspelt: &[Misspelt]) -> String {
+    let texts: Vec<String> = misspelt.iter().map(ToString::to_string).collect();
+    format!("{} (what nobody knows is ignored)", texts.join("; "))
 }
 
 /// A config took effect; before it there was this one.

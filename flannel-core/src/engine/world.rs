@@ -1,8 +1,10 @@
 //! Everything that one engine knows, and what follows from it. No I/O.
 
-use std::collections::BTreeSet;
+mod standing;
+
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::time::Instant;
@@ -10,16 +12,16 @@ use tracing::{info, warn};
 
 use super::options::Options;
 use super::peers::Peers;
-use super::reasons::{NO_LEASE_YET, Reasons};
+use super::reasons::Reasons;
 use super::reconciler::{Reconciler, Work};
 use super::registrar::{Registrar, Request, View};
 use super::surroundings::{Effect, Replaced, Surroundings};
 use crate::ownership::conflicts;
 use crate::status::LISTED;
 use crate::{
-    Admission, Applied, Backend, Changed, Conflict, Context, Failure, Gap, Host, HostFacts, KernelError,
-    Lease, LeaseStatus, NetworkConfig, Object, ObjectId, Ownership, PeerCounts, PerFamily, Plan, Reason,
-    Scope, Status, StoreError, StoreEvent, SubnetEnv, SubnetKey, Wish,
+    Admission, Applied, Backend, Changed, Conflict, Context, Gap, Host, HostFacts, KernelError, Lease,
+    NetworkConfig, Object, Ownership, PerFamily, Plan, Reason, Scope, StoreError, StoreEvent, SubnetEnv,
+    Timings, Wish,
 };
 
 /// The engine's whole state.
@@ -31,7 +33,10 @@ pub(super) struct World {
     former: Vec<IpNet>,
     /// The networks that the next run will know of.
     remembered: Vec<IpNet>,
-    snapshot_seen: bool,
+    /// How many full lists the store has shown.
+    snapshots: u64,
+    /// Whether the store was ever heard from.
+    heard: bool,
     silent_since: Option<Instant>,
     /// When leases were last heard of before a silence that no lease has ended yet.
     unheard_since: Option<Instant>,
@@ -42,6 +47,13 @@ pub(super) struct World {
     planned_with: Option<Lease>,
     conflicts: Vec<Conflict>,
     reasons: Reasons,
+    /// Since when the kernel is not as it ought to be.
+    behind: Option<Instant>,
+    /// When the last status was made.
+    judged: Option<Instant>,
+    /// Time spent on the next plan so far.
+    planned_for: Duration,
+    planning: Timings,
 }
 
 impl World {
@@ -66,13 +78,18 @@ impl World {
             remembered: options.former_networks.clone(),
             reasons,
             options,
-            snapshot_seen: false,
+            snapshots: 0,
+            heard: false,
             silent_since: None,
             unheard_since: None,
             peers: Peers::default(),
             reconciler: Reconciler::new(protocol),
             planned_with: None,
             conflicts: Vec::new(),
+            behind: None,
+            judged: None,
+            planned_for: Duration::ZERO,
+            planning: Timings::default(),
         }
     }
 
@@ -83,9 +100,12 @@ impl World {
 
     /// Takes what happened from the store.
     pub(super) fn store_event(&mut self, event: StoreEvent, now: Instant) {
-        if !matches!(event, StoreEvent::Silent { .. }) && self.silent_since.take().is_some() {
-            self.registrar.store_is_back();
-            self.reasons.clear(|reason| matches!(reason, Reason::Store(_)));
+        if !matches!(event, StoreEvent::Silent { .. }) {
+            self.heard = true;
+            if self.silent_since.take().is_some() {
+                self.registrar.store_is_back();
+                self.reasons.clear(|reason| matches!(reason, Reason::Store(_)));
+            }
         }
         match event {
             StoreEvent::Config(Ok(config)) => self.new_config(config),
@@ -131,10 +151,10 @@ impl World {
     }
 
     fn snapshot(&mut self, leases: Vec<Lease>, gap: Gap, now: Instant) {
-        if !self.snapshot_seen {
+        if self.snapshots == 0 {
             info!(leases = leases.len(), "leases listed");
         }
-        self.snapshot_seen = true;
+        self.snapshots += 1;
         self.reasons.clear(|reason| matches!(reason, Reason::NoSnapshot));
         self.registrar.observe_all(&leases);
         let unheard = self.unheard_since.take();
@@ -142,6 +162,10 @@ impl World {
         let long = self.registrar.life().is_some_and(|life| silence > Some(life));
         self.peers
             .snapshot(leases, gap == Gap::HistoryLost || long, self.options.node, now);
+    }
+
+    const fn snapshot_seen(&self) -> bool {
+        self.snapshots > 0
     }
 
     fn new_config(&mut self, config: Arc<NetworkConfig>) {
@@ -272,15 +296,19 @@ impl World {
             config,
             protocol: self.ownership.protocol,
         };
-        self.peers
-            .plan(&admission, backend, &context, &mut self.reconciler);
+        if self.peers.is_marked() {
+            let started = Instant::now();
+            self.peers
+                .plan(&admission, backend, &context, &mut self.reconciler);
+            self.planned_for += started.elapsed();
+        }
     }
 
     /// Whether the kernel may be touched: every lease has been shown, ours is known, and the next
     /// run will know where to look.
     fn is_planned(&self) -> bool {
         let remembered = |network: &IpNet| self.remembered.contains(network);
-        self.snapshot_seen
+        self.snapshot_seen()
             && self.planned_with.is_some()
             && self.surroundings.attrs().is_some()
             && (self.options.networks_file.is_none() || self.ownership.scope.networks.iter().all(remembered))
@@ -294,7 +322,7 @@ impl World {
             surroundings.host()?,
             surroundings.attrs()?,
         );
-        if !self.snapshot_seen {
+        if !self.snapshot_seen() {
             return None;
         }
         let view = View {
@@ -302,6 +330,7 @@ impl World {
             leases: self.peers.leases(),
             generation: self.peers.generation,
             public: host.uplink.public,
+            neighbours: host.publishes_a_neighbours(),
             attrs,
             protected: surroundings.protected(),
         };
@@ -320,11 +349,16 @@ impl World {
 
     /// What to do with the kernel.
     pub(super) fn next_work(&mut self, now: Instant) -> Option<Work> {
-        if self.is_planned() {
-            self.reconciler.next(now)
-        } else {
-            None
+        if !self.is_planned() {
+            return None;
         }
+        let started = Instant::now();
+        let work = self.reconciler.next(now)?;
+        if let Work::Apply(_) = work {
+            let took = std::mem::take(&mut self.planned_for) + started.elapsed();
+            self.planning.note(took);
+        }
+        Some(work)
     }
 
     /// The kernel answered a dump.
@@ -426,109 +460,21 @@ impl World {
         } else {
             None
         };
-        let may_ask = self.surroundings.attrs().is_some() && self.snapshot_seen;
+        let may_ask = self.surroundings.attrs().is_some() && self.snapshot_seen();
         let store = if may_ask { self.registrar.wake() } else { None };
-        let expiry = self
-            .registrar
-            .own()
-            .and_then(|own| own.expires)
-            .filter(|at| *at > Instant::now());
+        let expiry = self.registrar.own().and_then(|own| own.expires);
+        let behind = self.overdue_at();
+        // What the last status has taken into account already wakes nobody.
+        let ahead = |at: &Instant| self.judged.is_none_or(|judged| *at > judged);
         let all = [
             self.surroundings.wake(),
             kernel,
             store,
-            expiry,
+            expiry.filter(ahead),
+            behind.filter(ahead),
             self.peers.wake(),
             self.reasons.wake(),
         ];
         all.into_iter().flatten().min()
-    }
-
-    /// How it all stands, after saying in the log what is new about it.
-    pub(super) fn status(&mut self, now: Instant) -> Status {
-        let owners = |ids: &mut dyn Iterator<Item = ObjectId>| -> BTreeSet<SubnetKey> {
-            ids.filter_map(|id| self.peers.owner(&id)).collect()
-        };
-        let missing = owners(&mut self.reconciler.missing()).len();
-        let failed = owners(&mut self.reconciler.failing().map(|(id, _)| id)).len();
-        let desired = self.peers.admitted;
-        let installed = if self.reconciler.is_known() {
-            desired.saturating_sub(missing)
-        } else {
-            0
-        };
-        let peers = PeerCounts {
-            desired,
-            installed,
-            failed,
-            refused: self.peers.refused,
-        };
-        if self.is_planned() {
-            self.reconciler.note_settled(peers);
-        }
-        self.judge(peers, now);
-        let failures = self.reconciler.failing().take(LISTED).map(|(id, error)| Failure {
-            object: id.to_string(),
-            peer: self.peers.owner(&id),
-            error: error.to_string(),
-        });
-        let held = self.registrar.own();
-        Status {
-            lease: held.map(|own| LeaseStatus {
-                subnet: own.subnet,
-                expires: own.expires,
-            }),
-            uplink: self.surroundings.host().map(|host| host.uplink),
-            peers,
-            failures: failures.collect(),
-            conflicts: self.conflicts.iter().take(LISTED).cloned().collect(),
-            conflict_count: self.conflicts.len(),
-            reasons: self.reasons.list(),
-            repairs: self.reconciler.repairs,
-            settled: self.reconciler.has_settled(),
-        }
-    }
-
-    /// Says what is not as it ought to be.
-    fn judge(&mut self, peers: PeerCounts, now: Instant) {
-        let held = self.registrar.own();
-        let lease = match held {
-            Some(own) if own.expires.is_some_and(|at| at <= now) => Some(format!(
-                "the lease of {} has expired, and the store does not renew it",
-                own.subnet
-            )),
-            Some(_) => None,
-            None if self.surroundings.attrs().is_none() || !self.snapshot_seen => None,
-            None => Some(
-                self.registrar
-                    .trouble()
-                    .unwrap_or_else(|| NO_LEASE_YET.to_owned()),
-            ),
-        };
-        let store = held.and_then(|_| self.registrar.trouble());
-        self.reasons.hold(lease.map(Reason::Lease), |reason| {
-            matches!(reason, Reason::Lease(_))
-        });
-        if let Some(store) = store {
-            self.reasons.set(Reason::Store(store));
-        } else if self.silent_since.is_none() {
-            self.reasons.clear(|reason| matches!(reason, Reason::Store(_)));
-        }
-        let kernel = self.reconciler.trouble();
-        self.reasons.hold(kernel.map(Reason::Kernel), |reason| {
-            matches!(reason, Reason::Kernel(_))
-        });
-        let first = self
-            .reconciler
-            .failing()
-            .find(|(id, _)| self.peers.owner(id).is_some());
-        let routes = first.map(|(_, error)| Reason::Routes {
-            failed: peers.failed,
-            desired: peers.desired,
-            first: error.to_string(),
-        });
-        self.reasons
-            .hold(routes, |reason| matches!(reason, Reason::Routes { .. }));
-        self.reasons.remind(now);
     }
 }

@@ -20,8 +20,9 @@ use self::kernel::{Fault, Kernel, is_default};
 use self::table::How;
 use super::fake_store::delay::{Delay, pass};
 use crate::{
-    Applied, Changed, DeviceName, Family, Hop, HostFacts, HostSource, KernelError, Link, LinkAddress, Object,
-    Op, OpError, OpErrorKind, PROTOCOL_BOOT, PROTOCOL_KERNEL, Route, RouteProgrammer, Scope,
+    Applied, Changed, DeviceName, Family, Filter, Hop, HostFacts, HostSource, KernelError, Link, LinkAddress,
+    Object, Op, OpError, OpErrorKind, PROTOCOL_BOOT, PROTOCOL_KERNEL, Route, RouteProgrammer, Scope,
+    Unforwarded,
 };
 
 /// How many notifications wait for a reader before it is told of an overrun.
@@ -190,6 +191,16 @@ impl FakeKernel {
     /// Sets the name servers. Nothing announces them.
     pub fn set_resolvers(&self, resolvers: &[IpAddr]) {
         self.change(|kernel| kernel.resolvers = resolvers.to_vec());
+    }
+
+    /// Switches forwarding off where these say so, and on everywhere else. Nothing announces it.
+    pub fn set_unforwarded(&self, unforwarded: Unforwarded) {
+        self.change(|kernel| kernel.unforwarded = unforwarded);
+    }
+
+    /// Sets the chains of the packet filter that drop packets. Nothing announces them.
+    pub fn set_filters(&self, filters: Vec<Filter>) {
+        self.change(|kernel| kernel.filters = filters);
     }
 
     /// Does what an operator does by hand, by the kernel's rules.

@@ -6,6 +6,7 @@
 )]
 
 mod contract;
+mod filtering;
 mod namespace;
 mod programming;
 mod reading;

@@ -107,6 +107,8 @@ impl Kernel {
             default_routes,
             resolvers: self.resolvers.clone(),
             reached: reached.collect::<BTreeMap<_, _>>(),
+            unforwarded: self.unforwarded.clone(),
+            filters: self.filters.clone(),
         }
     }
 

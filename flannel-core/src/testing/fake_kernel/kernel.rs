@@ -11,8 +11,8 @@ use super::LogEntry;
 use super::table::{How, Table};
 use crate::testing::fake_store::delay::Delay;
 use crate::{
-    Applied, Changed, Hops, HostFacts, KernelError, Link, Object, Op, OpError, OpErrorKind, Route, RouteKind,
-    Scope,
+    Applied, Changed, Filter, Hops, HostFacts, KernelError, Link, Object, Op, OpError, OpErrorKind, Route,
+    RouteKind, Scope, Unforwarded,
 };
 
 /// How many operations the log holds; a test that makes more has to clear it now and then.
@@ -29,6 +29,8 @@ pub(super) struct Kernel {
     pub(super) last_index: u32,
     pub(super) table: Table,
     pub(super) resolvers: Vec<IpAddr>,
+    pub(super) unforwarded: Unforwarded,
+    pub(super) filters: Vec<Filter>,
     pub(super) outbox: Vec<Changed>,
     pub(super) muted: bool,
     pub(super) faults: Vec<Fault>,

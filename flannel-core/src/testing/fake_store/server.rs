@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::delay::Delay;
 use super::{Cut, Failure, Handover, Holder};
+use crate::challenge::challenged;
 use crate::choose::mix;
 use crate::{Lease, LeaseAttrs, StoreError, SubnetKey, Token};
 
@@ -81,10 +82,11 @@ impl Entry {
         })
     }
 
+    /// Whoever has challenged a lease does not hold it yet.
     fn holder(&self) -> Holder {
         let attrs = LeaseAttrs::from_json(&self.value).ok();
         attrs
-            .and_then(|attrs| attrs.node)
+            .and_then(|attrs| challenged(&attrs).or(attrs.node))
             .map_or(Holder::Unnamed, Holder::Node)
     }
 }
