@@ -75,6 +75,16 @@ pub enum LabError {
         /// The last lines of its log.
         log: String,
     },
+    /// An etcd ended while its answer was waited for.
+    #[error("etcd {name} ended with {status}; its log ends:\n{log}")]
+    EtcdEnded {
+        /// The member's name.
+        name: String,
+        /// How it ended.
+        status: std::process::ExitStatus,
+        /// The last lines of its log.
+        log: String,
+    },
     /// There is no flanneld to run.
     #[error("no flanneld at {}: run `cargo build -p flanneld`, or name the binary in $FLANNELD", .0.display())]
     NoDaemonBinary(PathBuf),

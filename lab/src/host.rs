@@ -13,10 +13,10 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::program::lock;
-use crate::topology::{Site, gateways};
+use crate::topology::{PLAIN, Site, gateways};
 use crate::{Daemon, DaemonOptions, LabError, Namespace, Pod, SubnetEnv, wait_until};
 
-/// The hosts' interface on the wire.
+/// The hosts' interface on the wire, where [`crate::Options`] say no other.
 pub const UPLINK: &str = "eth0";
 
 /// Time for a daemon to write its `subnet.env`.
@@ -140,12 +140,22 @@ impl Host {
         Pod::connect(self, namespace, number, subnet)
     }
 
+    /// The name of its interface on the wire.
+    pub fn uplink(&self) -> &str {
+        &self.site.uplink
+    }
+
+    /// The name of the bridge that its pods are connected to.
+    pub fn pod_bridge(&self) -> &str {
+        &self.site.pod_bridge
+    }
+
     /// Takes the uplink down, as `ip link set eth0 down`: its routes and its IPv6 addresses go with it.
     ///
     /// # Errors
     /// Those of `ip`.
     pub fn uplink_down(&self) -> Result<(), LabError> {
-        self.ip(&["link", "set", UPLINK, "down"]).map(drop)
+        self.ip(&["link", "set", self.uplink(), "down"]).map(drop)
     }
 
     /// Brings the uplink up again with addresses and default routes, as a network service does.
@@ -179,11 +189,7 @@ impl Host {
     /// Those of `ip`.
     pub fn make_uplink(&self) -> Result<(), LabError> {
         self.site.switch(&self.wiring())?;
-        let sysctls = [
-            ("ipv6/conf/eth0/accept_dad", "0"),
-            ("ipv4/conf/eth0/rp_filter", "0"),
-        ];
-        self.set_up(&sysctls, "", &self.uplink_batch())
+        self.set_up(PLAIN, "", &self.uplink_batch())
     }
 
     /// Gives the uplink another address in place of that family's, as a DHCP server may.
@@ -200,7 +206,7 @@ impl Host {
         };
         let mut batch = String::new();
         if let Some(old) = old {
-            let _ = writeln!(batch, "addr del {old} dev {UPLINK}");
+            let _ = writeln!(batch, "addr del {old} dev {}", self.uplink());
         }
         self.set_up(&[], "", &(batch + &self.uplink_batch()))
     }
@@ -223,7 +229,7 @@ impl Host {
 
     /// The `ip` line, for the switch, that makes the uplink.
     pub(crate) fn wiring(&self) -> String {
-        Site::wiring(&self.port, self, &self.mac)
+        self.site.wiring(&self.port, self, &self.mac)
     }
 
     pub(crate) fn directory(&self) -> PathBuf {
@@ -234,18 +240,19 @@ impl Host {
     pub(crate) fn uplink_batch(&self) -> String {
         let Addresses { v4, v6 } = *lock(&self.addresses);
         let (gateway4, gateway6) = gateways();
+        let uplink = self.uplink();
         let mut batch = String::new();
         // `let _`: writing to a String cannot fail.
         if let Some(net) = v4 {
-            let _ = writeln!(batch, "addr replace {net} brd + dev {UPLINK}");
+            let _ = writeln!(batch, "addr replace {net} brd + dev {uplink}");
         }
-        let _ = writeln!(batch, "link set {UPLINK} up");
+        let _ = writeln!(batch, "link set {uplink} up");
         if v4.is_some() {
-            let _ = writeln!(batch, "route replace default via {gateway4} dev {UPLINK}");
+            let _ = writeln!(batch, "route replace default via {gateway4} dev {uplink}");
         }
         if let Some(net) = v6 {
-            let _ = writeln!(batch, "addr replace {net} dev {UPLINK} nodad");
-            let _ = writeln!(batch, "route replace default via {gateway6} dev {UPLINK}");
+            let _ = writeln!(batch, "addr replace {net} dev {uplink} nodad");
+            let _ = writeln!(batch, "route replace default via {gateway6} dev {uplink}");
         }
         batch
     }

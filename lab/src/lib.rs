@@ -6,10 +6,12 @@
 
 mod daemon;
 mod error;
+mod etcd;
 mod host;
 mod monitor;
 mod namespace;
 mod ping;
+mod pki;
 mod pod;
 mod program;
 mod route;
@@ -21,11 +23,13 @@ mod wait;
 
 pub use daemon::{Daemon, DaemonOptions};
 pub use error::LabError;
+pub use etcd::{Etcd, EtcdCluster, EtcdOptions, EtcdTls};
 pub use host::{Host, UPLINK};
 pub use monitor::{RouteEvent, RouteMonitor};
 pub use namespace::Namespace;
 pub use nix::sys::signal::Signal;
 pub use ping::{PingReport, Pinger, ping};
+pub use pki::{Certificate, CertificateForm, CertificateOptions, KeyFormat, KeyUsage, Pki};
 pub use pod::{POD_BRIDGE, Pod};
 pub use route::{BOOT, Family, KERNEL, RouteLine, STATIC, UNICAST};
 pub use store::LeaseFile;

@@ -98,7 +98,7 @@ impl Namespace {
         command("ip", [&["netns", "exec", self.name()], program].concat())
     }
 
-    /// Writes `sysctls` (paths below `/proc/sys/net`), runs `prologue`, then the lines of `batch` as one `ip -batch`:
+    /// Writes `sysctls` (paths below `/proc/sys/net`, which may hold a `*`), runs `prologue`, then the lines of `batch` as one `ip -batch`:
     /// one fork for a whole host.
     pub(crate) fn set_up(
         &self,
@@ -109,7 +109,7 @@ impl Namespace {
         let mut script = String::from("cd /proc/sys/net\n");
         for (path, value) in sysctls {
             // A kernel without IPv6 has no such file; who wants IPv6 there fails at its first address.
-            script += &format!("[ ! -e {path} ] || echo {value} >{path}\n");
+            script += &format!("for f in {path}; do [ ! -e $f ] || echo {value} >$f; done\n");
         }
         script += prologue;
         script += "\nexec ip -batch -\n";

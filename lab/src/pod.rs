@@ -8,7 +8,7 @@ use crate::program::{command, succeed};
 use crate::topology::{NOT_FORWARDING, PLAIN};
 use crate::{Host, LabError, Namespace, SubnetEnv};
 
-/// The bridge on each host that its pods are connected to.
+/// The bridge on each host that its pods are connected to, where [`crate::Options`] say no other.
 pub const POD_BRIDGE: &str = "cni0";
 
 /// A pod of a host.
@@ -31,6 +31,7 @@ impl Pod {
             limit: usize::try_from(limit).unwrap_or(usize::MAX),
         };
         let mtu = subnet.mtu;
+        let on_host = host.pod_bridge();
         let mut addresses = Vec::new();
         let mut bridge = String::new();
         let mut pod = format!("link set lo up\nlink set eth0 up mtu {mtu}\n");
@@ -44,7 +45,7 @@ impl Pod {
                 ));
             }
             let address = std::net::Ipv4Addr::from(address);
-            let _ = writeln!(bridge, "addr replace {net} dev {POD_BRIDGE}");
+            let _ = writeln!(bridge, "addr replace {net} dev {on_host}");
             let _ = writeln!(
                 pod,
                 "addr add {address}/{} dev eth0\nroute add default via {}",
@@ -58,7 +59,7 @@ impl Pod {
             if !net.contains(&address) {
                 return Err(full(u128::from(net.broadcast()) - u128::from(net.addr())));
             }
-            let _ = writeln!(bridge, "addr replace {net} dev {POD_BRIDGE} nodad");
+            let _ = writeln!(bridge, "addr replace {net} dev {on_host} nodad");
             let _ = writeln!(
                 pod,
                 "addr add {address}/{} dev eth0 nodad\nroute add default via {}",
@@ -69,15 +70,15 @@ impl Pod {
         }
         let _ = writeln!(
             bridge,
-            "link set {POD_BRIDGE} up mtu {mtu}\n\
-             link add veth{number} master {POD_BRIDGE} up mtu {mtu} type veth peer name eth0 netns {}",
+            "link set {on_host} up mtu {mtu}\n\
+             link add veth{number} master {on_host} up mtu {mtu} type veth peer name eth0 netns {}",
             namespace.name()
         );
         succeed(command("ip", ["netns", "add", namespace.name()]), "")?;
         // A fixed address: a bridge otherwise takes the lowest of its ports', and neighbours would go stale.
         let make_bridge = format!(
-            "[ -e /sys/class/net/{POD_BRIDGE} ] || \
-             ip link add {POD_BRIDGE} address 02:00:00:00:00:01 type bridge mcast_snooping 0"
+            "[ -e /sys/class/net/{on_host} ] || \
+             ip link add {on_host} address 02:00:00:00:00:01 type bridge mcast_snooping 0"
         );
         host.set_up(&[], &make_bridge, &bridge)?;
         namespace.set_up(&[PLAIN, NOT_FORWARDING].concat(), "", &pod)?;

@@ -82,6 +82,10 @@ pub(crate) fn spawn_error(command: &Command, source: io::Error) -> LabError {
         let package = match program.as_str() {
             "ip" => "iproute2",
             "ping" => "iputils-ping",
+            "etcd" => "etcd-server",
+            "etcdctl" => "etcd-client",
+            "openssl" => "openssl",
+            "supervisord" | "supervisorctl" => "supervisor",
             _ => "coreutils",
         };
         return LabError::ProgramMissing { program, package };

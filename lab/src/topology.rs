@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::host::{Host, UPLINK};
+use crate::pod::POD_BRIDGE;
 use crate::program::{command, succeed};
 use crate::{LabError, Namespace, sweep};
 
@@ -20,6 +22,8 @@ pub const MAX_HOSTS: usize = 200;
 
 /// The number of the first host on the wire.
 const FIRST_HOST: usize = 11;
+/// The numbers that hosts may have.
+const NUMBERS: RangeInclusive<usize> = 2..=254;
 /// The gateway's number.
 const GATEWAY: usize = 1;
 /// The bridge that is the wire, in the switch's namespace.
@@ -30,14 +34,10 @@ pub(crate) const FORWARDING: &[(&str, &str)] = &[("ipv4/ip_forward", "1"), ("ipv
 pub(crate) const NOT_FORWARDING: &[(&str, &str)] =
     &[("ipv4/ip_forward", "0"), ("ipv6/conf/all/forwarding", "0")];
 pub(crate) const PLAIN: &[(&str, &str)] = &[
-    ("ipv4/conf/all/rp_filter", "0"),
-    ("ipv4/conf/default/rp_filter", "0"),
-    ("ipv4/conf/eth0/rp_filter", "0"),
+    ("ipv4/conf/*/rp_filter", "0"),
     ("ipv6/conf/all/disable_ipv6", "0"),
     ("ipv6/conf/default/disable_ipv6", "0"),
-    ("ipv6/conf/all/accept_dad", "0"),
-    ("ipv6/conf/default/accept_dad", "0"),
-    ("ipv6/conf/eth0/accept_dad", "0"),
+    ("ipv6/conf/*/accept_dad", "0"),
 ];
 
 /// Which addresses the hosts have.
@@ -53,23 +53,50 @@ pub enum Families {
 }
 
 /// What lab to make.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Options {
-    /// How many hosts, named `host1`, `host2`, …; at most [`MAX_HOSTS`].
-    pub hosts: usize,
+    /// The hosts' numbers on the wire, 2 to 254: number 21 has `.21`, or `::21`, and they are named `host1`, `host2`, … in
+    /// this order.
+    pub numbers: Vec<usize>,
     /// Their addresses.
     pub families: Families,
+    /// Their interface on the wire.
+    pub uplink: String,
+    /// The bridge on each host that its pods are connected to.
+    pub pod_bridge: String,
     /// The daemon's binary. Without it: `$FLANNELD`, or the `flanneld` beside the running program in the build directory.
     pub flanneld: Option<PathBuf>,
 }
 
 impl Options {
-    /// Hosts with addresses of both families.
+    /// So many hosts, at most [`MAX_HOSTS`], with addresses of both families from `.11` on.
     pub fn hosts(hosts: usize) -> Self {
+        Self::numbered(FIRST_HOST..FIRST_HOST + hosts)
+    }
+
+    /// Hosts of these numbers, with addresses of both families.
+    pub fn numbered(numbers: impl IntoIterator<Item = usize>) -> Self {
         Self {
-            hosts,
-            ..Self::default()
+            numbers: numbers.into_iter().collect(),
+            families: Families::default(),
+            uplink: UPLINK.into(),
+            pod_bridge: POD_BRIDGE.into(),
+            flanneld: None,
         }
+    }
+
+    /// With this interface on the wire instead of [`UPLINK`].
+    #[must_use]
+    pub fn uplink(mut self, name: impl Into<String>) -> Self {
+        self.uplink = name.into();
+        self
+    }
+
+    /// With this bridge for pods instead of [`POD_BRIDGE`].
+    #[must_use]
+    pub fn pod_bridge(mut self, name: impl Into<String>) -> Self {
+        self.pod_bridge = name.into();
+        self
     }
 
     /// With addresses of these families.
@@ -94,6 +121,8 @@ pub(crate) struct Site {
     pub(crate) prefix: String,
     pub(crate) directory: PathBuf,
     pub(crate) flanneld: PathBuf,
+    pub(crate) uplink: String,
+    pub(crate) pod_bridge: String,
     switch: Namespace,
 }
 
@@ -107,9 +136,9 @@ impl Site {
     }
 
     /// The `ip` line, for the switch, that makes a host's uplink.
-    pub(crate) fn wiring(port: &str, host: &Namespace, mac: &str) -> String {
-        let name = host.name();
-        format!("link add {port} master {WIRE} up type veth peer name {UPLINK} address {mac} netns {name}\n")
+    pub(crate) fn wiring(&self, port: &str, host: &Namespace, mac: &str) -> String {
+        let (uplink, name) = (&self.uplink, host.name());
+        format!("link add {port} master {WIRE} up type veth peer name {uplink} address {mac} netns {name}\n")
     }
 
     /// Runs `ip` in the switch.
@@ -147,12 +176,16 @@ impl Lab {
     /// [`LabError::NotRoot`], [`LabError::ProgramMissing`], [`LabError::NoNamespaces`], each with its remedy;
     /// [`LabError::NameTaken`] for two labs of one name in one process; those of `ip`.
     pub fn new(name: &str, options: Options) -> Result<Self, LabError> {
-        if options.hosts > MAX_HOSTS {
+        if options.numbers.len() > MAX_HOSTS {
             return Err(LabError::TooMany {
                 what: "hosts",
-                wanted: options.hosts,
+                wanted: options.numbers.len(),
                 limit: MAX_HOSTS,
             });
+        }
+        if let Some(number) = options.numbers.iter().find(|number| !NUMBERS.contains(number)) {
+            let reason = format!("they go from {} to {}", NUMBERS.start(), NUMBERS.end());
+            return Err(LabError::text("the number of a host", reason, number.to_string()));
         }
         possible()?;
         Self::sweep()?;
@@ -169,6 +202,8 @@ impl Lab {
             prefix,
             directory,
             flanneld,
+            uplink: options.uplink.clone(),
+            pod_bridge: options.pod_bridge.clone(),
             switch,
         });
         // From here on a failure takes down what there is.
@@ -194,11 +229,12 @@ impl Lab {
         let create =
             |path: PathBuf| fs::create_dir_all(&path).map_err(|error| LabError::io("make", &path, error));
         create(self.site.store())?;
-        self.hosts = (0..options.hosts)
-            .map(|index| {
-                let v4 = (options.families != Families::V6).then(|| on_wire_v4(FIRST_HOST + index));
-                let v6 = (options.families != Families::V4).then(|| on_wire_v6(FIRST_HOST + index));
-                Host::new(Arc::clone(&self.site), index + 1, v4, v6)
+        self.hosts = (1..)
+            .zip(&options.numbers)
+            .map(|(position, number)| {
+                let v4 = (options.families != Families::V6).then(|| on_wire_v4(*number));
+                let v6 = (options.families != Families::V4).then(|| on_wire_v6(*number));
+                Host::new(Arc::clone(&self.site), position, v4, v6)
             })
             .collect();
         let mut namespaces = format!("netns add {}\n", self.site.switch.name());

@@ -76,6 +76,26 @@ fn three_hosts_reach_each_other_and_the_gateway_in_both_families() {
 }
 
 #[test]
+fn hosts_have_the_numbers_and_the_names_of_interfaces_that_they_are_given() {
+    let options = Options::numbered([21, 12]).uplink("eth1").pod_bridge("docker0");
+    let lab = Lab::new("named", options).unwrap();
+    assert_eq!(lab.host(0).ipv4(), Some("192.168.77.21".parse().unwrap()));
+    assert_eq!(lab.host(1).ipv6(), Some("fd00:77::12".parse().unwrap()));
+    let pod = pod_on(&lab, 0);
+    ping(&pod, "10.77.0.1".parse().unwrap(), 1, SOON).unwrap();
+    ping(lab.host(1), "192.168.77.21".parse().unwrap(), 1, SOON).unwrap();
+    let links = lab.host(0).ip(&["-br", "link"]).unwrap();
+    assert!(
+        links.contains("eth1@") && links.contains("docker0 ") && !links.contains("eth0"),
+        "{links}"
+    );
+    let error = Lab::new("too far", Options::numbered([255]))
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("2 to 254"), "{error}");
+}
+
+#[test]
 fn hosts_of_one_family_have_no_address_or_default_route_of_the_other() {
     let lab = Lab::new("six", Options::hosts(2).families(Families::V6)).unwrap();
     assert_eq!(lab.host(0).ipv4(), None);
@@ -318,7 +338,7 @@ fn without_a_binary_the_remedy_is_named() {
 
 #[test]
 fn the_store_shows_leases_but_not_what_is_being_written() {
-    let lab = Lab::new("store", Options::default()).unwrap();
+    let lab = Lab::new("store", Options::hosts(0)).unwrap();
     assert_eq!(lab.leases().unwrap(), []);
     lab.put_lease("10.77.3.0-24", "{}").unwrap();
     std::fs::write(lab.store_dir().join("subnets/.10.77.4.0-24.new"), "{").unwrap();
