@@ -1,36 +1,37 @@
 //! The wiring: flags to store, kernel, backends and engine; signals to its shutdown.
 
-use std::future::Future;
+use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, absolute};
 use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_backend_hostgw::HostGw;
 use flannel_core::{
-    Engine, EngineHandle, KernelError, Options, Pattern, PerFamily, StateDir, StateDirError, StoreError,
+    Backend, Engine, EngineHandle, KernelError, Options, Pattern, PerFamily, StateDirError, StoreError,
     UplinkOptions, UplinkRule,
 };
 use flannel_netlink::Netlink;
-use flannel_store_file::{FileStore, FileStoreOptions};
 use thiserror::Error;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-use crate::flags::{Flags, StoreUrl, UplinkFlags};
+use crate::blocking::off_the_loop;
+use crate::flags::{Flags, UplinkFlags};
+use crate::health::{Health, serve_tcp, serve_unix};
+use crate::instance::{self, HANDOVER};
+use crate::logging::LogHandle;
+use crate::notify::{self, Notify};
+use crate::shutdown::Shutdown;
+use crate::status_report::SOCKET;
+use crate::store::{self, Store};
 
 /// What still runs when the engine has ended gets so long.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(1);
-
-/// A predecessor that is about to end gets so long to let the state directory go.
-const HANDOVER: Duration = Duration::from_secs(3);
-
-/// How often what is waited for at the start is tried.
-const RETRY_EVERY: Duration = Duration::from_millis(250);
-
-/// How often the log says that it is still being waited for.
-const REMIND_EVERY: Duration = Duration::from_secs(30);
 
 /// Why the daemon could not begin, or could not go on.
 #[derive(Debug, Error)]
@@ -45,45 +46,64 @@ pub enum DaemonError {
     /// The store can never work as it is set up.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The health endpoints have no place.
+    #[error(
+        "cannot listen on {address} for the health endpoints: {source}; `ss -ltnp sport = :{port}` shows who does, \
+         --healthz-port and --healthz-ip choose another place",
+        port = address.port()
+    )]
+    Health {
+        /// Where they were to be.
+        address: SocketAddr,
+        /// Why they cannot.
+        source: io::Error,
+    },
     /// The kernel offers no route netlink.
     #[error(transparent)]
     Kernel(#[from] KernelError),
 }
 
-/// Runs until a signal ends it.
+/// Runs until a signal ends it, and tells `notify` how it is doing.
 ///
 /// # Errors
 ///
 /// [`DaemonError`], for what no waiting can mend.
-pub fn run(flags: &Flags) -> Result<(), DaemonError> {
+pub fn run(flags: &Flags, notify: &Notify, log: LogHandle) -> Result<(), DaemonError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let result = runtime.block_on(serve(flags));
+    let result = runtime.block_on(serve(flags, notify, log));
     runtime.shutdown_timeout(SHUTDOWN_DEADLINE);
     result
 }
 
-async fn serve(flags: &Flags) -> Result<(), DaemonError> {
+async fn serve(flags: &Flags, notify: &Notify, log: LogHandle) -> Result<(), DaemonError> {
     let mut shutdown = Shutdown::new()?;
     // From here on a hang-up ends nobody; before the engine runs there is nothing to look at.
     let hangup = signal(SignalKind::hangup())?;
     info!(version = env!("CARGO_PKG_VERSION"), "flanneld starts");
-    let StoreUrl::File(directory) = &flags.store;
     let subnet_file = absolute(&flags.subnet_file)?;
     let purpose = format!(
-        "store file://{} with subnet file {}",
-        directory.display(),
+        "{} with subnet file {}",
+        store::network(&flags.store),
         subnet_file.display()
     );
+    let health = Arc::new(Health::new(store::place(&flags.store), Some(log)));
+    let mut tasks = JoinSet::new();
     let opened = async {
-        let state = state_dir(&flags.state_dir, &purpose).await?;
+        let state = instance::take(&flags.state_dir, &purpose).await?;
         let (state, remembered) = off_the_loop(move || {
             let remembered = Options::of(&state).with_subnet_env(subnet_file);
             (state, remembered)
         })
         .await;
-        Ok::<_, DaemonError>((state, remembered, store(directory).await?))
+        if let Some(address) = flags.health {
+            tasks.spawn(serve_tcp(listen(address).await?, health.clone()));
+        }
+        if let Some(socket) = status_socket(state.path()) {
+            tasks.spawn(serve_unix(socket, health.clone()));
+        }
+        Ok::<_, DaemonError>((state, remembered, Store::open(&flags.store).await?))
     };
     let (_state, remembered, store) = tokio::select! {
         biased;
@@ -91,70 +111,59 @@ async fn serve(flags: &Flags) -> Result<(), DaemonError> {
         opened = opened => opened?,
     };
     let options = Options {
-        uplink: uplink(&flags.uplink),
+        uplink: uplink_options(&flags.uplink),
         pinned: flags.pinned_subnet,
         protocol: flags.route_protocol,
         renew_margin: flags.renew_margin,
         ..remembered
     };
     let netlink = Arc::new(Netlink::open()?);
-    let engine = Engine::new(Arc::new(store), netlink, vec![Box::new(HostGw)], options);
-    let audits = tokio::spawn(audit_on_hangup(hangup, engine.handle()));
+    let engine = Engine::new(store.subnets(), netlink, backends(), options);
+    health.watch(engine.handle());
+    tasks.spawn(notify::follow(engine.handle(), notify.clone()));
+    tasks.spawn(look_on_hangup(hangup, engine.handle(), store));
     let result = engine.run(shutdown.requested()).await;
-    audits.abort();
+    notify.stopping();
     info!("flanneld ends; routes and subnet file stay");
     Ok(result?)
 }
 
-/// Does what may hang with its disk where signals are heard all the same.
-async fn off_the_loop<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        // Only a runtime that is shutting down cancels it.
-        Err(_) => std::future::pending().await,
-    }
+/// Where `flanneld status` asks. Without it the daemon does its work all the same.
+fn status_socket(directory: &Path) -> Option<UnixListener> {
+    let path = directory.join(SOCKET);
+    // Left by a predecessor: the directory is ours, and so nobody listens there.
+    let _ = fs::remove_file(&path);
+    UnixListener::bind(&path)
+        .inspect_err(
+            |error| warn!(socket = %path.display(), %error, "`flanneld status` cannot ask this daemon"),
+        )
+        .ok()
 }
 
-/// Takes the state directory, from a predecessor that is just ending if need be.
-async fn state_dir(root: &Path, purpose: &str) -> Result<StateDir, StateDirError> {
+/// The backends that a network config can name.
+pub(crate) fn backends() -> Vec<Box<dyn Backend>> {
+    vec![Box::new(HostGw)]
+}
+
+/// A predecessor may need a moment to let the port go.
+async fn listen(address: SocketAddr) -> Result<TcpListener, DaemonError> {
     let deadline = Instant::now() + HANDOVER;
-    let mut told = false;
     loop {
-        let (path, what) = (root.to_owned(), purpose.to_owned());
-        match off_the_loop(move || StateDir::open(&path, &what)).await {
-            Err(error @ StateDirError::Locked { .. }) if Instant::now() < deadline => {
-                if !told {
-                    warn!(%error, "waiting for it to end");
-                    told = true;
-                }
-                sleep(RETRY_EVERY).await;
+        match TcpListener::bind(address).await {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                sleep(instance::RETRY_EVERY).await;
             }
-            result => return result,
-        }
-    }
-}
-
-/// Opens the store, and waits for one that may come yet.
-async fn store(directory: &Path) -> Result<FileStore, StoreError> {
-    let mut remind = Instant::now();
-    loop {
-        let path = directory.to_owned();
-        match off_the_loop(move || FileStore::open(path, FileStoreOptions::default())).await {
-            Err(error) if !matches!(error, StoreError::Unusable { .. }) => {
-                if Instant::now() >= remind {
-                    warn!(%error, "waiting for the store");
-                    remind = Instant::now() + REMIND_EVERY;
-                }
-                sleep(RETRY_EVERY).await;
+            Err(source) => return Err(DaemonError::Health { address, source }),
+            Ok(listener) => {
+                info!(%address, "health endpoints listen");
+                return Ok(listener);
             }
-            result => return result,
         }
     }
 }
 
 /// flannel's order: every `--iface`, every `--iface-regex`, then `--iface-can-reach`.
-fn uplink(flags: &UplinkFlags) -> UplinkOptions {
+pub(crate) fn uplink_options(flags: &UplinkFlags) -> UplinkOptions {
     let named = flags.iface.iter().map(|name| UplinkRule::Named(name.clone()));
     let matching = flags.iface_regex.iter().map(|regex| {
         let pattern = regex.clone();
@@ -170,40 +179,11 @@ fn uplink(flags: &UplinkFlags) -> UplinkOptions {
     }
 }
 
-/// The signals that end the daemon: INT, TERM and QUIT.
-struct Shutdown {
-    signals: [(Signal, &'static str); 3],
-}
-
-impl Shutdown {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            signals: [
-                (signal(SignalKind::interrupt())?, "INT"),
-                (signal(SignalKind::terminate())?, "TERM"),
-                (signal(SignalKind::quit())?, "QUIT"),
-            ],
-        })
-    }
-
-    /// Completes at the first of them.
-    fn requested(&mut self) -> impl Future<Output = ()> + Send + '_ {
-        let [(interrupt, first), (terminate, second), (quit, third)] = &mut self.signals;
-        async move {
-            let name = tokio::select! {
-                _ = interrupt.recv() => first,
-                _ = terminate.recv() => second,
-                _ = quit.recv() => third,
-            };
-            info!(signal = %name, "asked to end");
-        }
-    }
-}
-
-/// HUP: look at everything now.
-async fn audit_on_hangup(mut hangup: Signal, engine: EngineHandle) {
+/// HUP: look at everything now, and read certificates again.
+async fn look_on_hangup(mut hangup: Signal, engine: EngineHandle, store: Store) {
     while hangup.recv().await.is_some() {
         info!("asked to look at host and kernel");
         engine.audit();
+        store.reload().await;
     }
 }

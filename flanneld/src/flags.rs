@@ -6,14 +6,17 @@
 
 mod command_line;
 mod missing;
+#[cfg(test)]
+mod store_tests;
 mod table;
 #[cfg(test)]
 mod tests;
 mod usage;
 mod value;
+mod verb;
 
 use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,12 +25,13 @@ use regex::Regex;
 
 use crate::logging::LogOptions;
 use command_line::Given;
+use verb::Verb;
 
 /// What the daemon was told to do.
 #[derive(Debug, Clone)]
 pub struct Flags {
-    /// `--store`: where the network's config and leases are.
-    pub store: StoreUrl,
+    /// Where the network's config and leases are.
+    pub store: StoreFlags,
     /// `--state-dir`: holds what must outlive a restart.
     pub state_dir: PathBuf,
     /// `--subnet-file`: the `subnet.env` that other programs read.
@@ -41,8 +45,8 @@ pub struct Flags {
     pub renew_margin: Duration,
     /// How the uplink is found, and the addresses under which other hosts reach it.
     pub uplink: UplinkFlags,
-    /// `-v` and `--log-format`.
-    pub log: LogOptions,
+    /// `--healthz-ip` and `--healthz-port`: where the health endpoints listen, if at all.
+    pub health: Option<SocketAddr>,
 }
 
 /// How the interface towards the other hosts is chosen, tried in the order of the fields; with none of the
@@ -61,19 +65,96 @@ pub struct UplinkFlags {
     pub public_ipv6: Option<Ipv6Addr>,
 }
 
-/// Which store, as `--store` names it.
+/// Which store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum StoreUrl {
-    /// `file:///DIRECTORY`: one file per lease; an absolute path without `.`, `..` or doubled slashes.
+pub enum StoreFlags {
+    /// `--store=file:///DIRECTORY`: one file per lease; an absolute path without `.`, `..` or doubled slashes.
     File(PathBuf),
+    /// Unless `--store` says otherwise.
+    Etcd(EtcdFlags),
+}
+
+/// The `--etcd-…` flags.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EtcdFlags {
+    /// `--etcd-endpoints`, as it was written.
+    pub endpoints: String,
+    /// `--etcd-prefix`, as it was written.
+    pub prefix: String,
+    /// `--etcd-cafile`.
+    pub ca_file: Option<PathBuf>,
+    /// `--etcd-certfile`.
+    pub cert_file: Option<PathBuf>,
+    /// `--etcd-keyfile`.
+    pub key_file: Option<PathBuf>,
+    /// `--etcd-username`.
+    pub username: Option<String>,
+    /// `--etcd-password`.
+    pub password: Option<Secret>,
+    /// `--etcd-v2-import` is `auto`.
+    pub v2_import: bool,
+}
+
+/// A text that no log shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// What the process is asked to do.
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// Be the node agent, until a signal ends it.
+    Run(Box<Flags>),
+    /// `flanneld config …`, with the store and the uplink that the daemon has.
+    Config(ConfigVerb, Box<Flags>),
+    /// `flanneld status`.
+    Status {
+        /// Below it the daemons have their state.
+        state_dir: PathBuf,
+    },
+}
+
+/// What to do with the network's config.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConfigVerb {
+    /// Print the one in the store.
+    Get,
+    /// Put this one there, if it is valid.
+    Set(ConfigSource),
+    /// Say what it means; without a source, the one in the store.
+    Check(Option<ConfigSource>),
+}
+
+/// Where a config is read from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConfigSource {
+    /// `-`.
+    Stdin,
+    /// The word itself.
+    Text(String),
 }
 
 /// A command line that was understood.
 #[derive(Debug, Clone)]
 pub struct Parsed {
-    /// What it says.
-    pub flags: Flags,
+    /// What is asked for.
+    pub command: Command,
+    /// `-v` and `--log-format`.
+    pub log: LogOptions,
     /// What its author should know, to be logged once.
     pub notes: Vec<Note>,
 }
@@ -114,18 +195,35 @@ pub enum Refusal {
     Unacceptable(String),
 }
 
-impl Flags {
+impl Parsed {
     /// Reads the arguments (without the program's own name), then the variables of the flags that were not
     /// given (`FLANNELD_IFACE` for `--iface`; an empty one counts as unset).
-    pub fn parse(
+    pub fn new(
         args: impl IntoIterator<Item = OsString>,
         env: impl Fn(&str) -> Option<OsString>,
-    ) -> Result<Parsed, Refusal> {
-        let given = Given::read(args, env)?;
-        missing::refuse_what_is_not_there(&given)?;
-        Ok(Parsed {
-            flags: value::flags(&given)?,
-            notes: missing::notes(&given),
+    ) -> Result<Self, Refusal> {
+        let mut args = args.into_iter().peekable();
+        let verb = args.next_if(|first| Verb::is_one(first));
+        let (given, words) = Given::read(args, env, verb.is_some())?;
+        let flags = || {
+            missing::refuse_what_is_not_there(&given)?;
+            value::flags(&given).map(Box::new)
+        };
+        let mut notes = Vec::new();
+        let command = match verb.map(|verb| Verb::new(&verb, words)).transpose()? {
+            None => {
+                notes = missing::notes(&given);
+                Command::Run(flags()?)
+            }
+            Some(Verb::Config(verb)) => Command::Config(verb, flags()?),
+            Some(Verb::Status) => Command::Status {
+                state_dir: value::state_dir(&given)?,
+            },
+        };
+        Ok(Self {
+            command,
+            log: value::log(&given)?,
+            notes,
         })
     }
 }

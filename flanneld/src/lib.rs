@@ -4,6 +4,15 @@
 //! wiring. Another program wants `flannel-core` and the crates around it, which read no environment, set up no log and
 //! end no process.
 
+mod blocking;
+pub mod config_verb;
 pub mod daemon;
 pub mod flags;
+pub mod health;
+mod instance;
 pub mod logging;
+pub mod notify;
+mod shutdown;
+pub mod status_report;
+pub mod status_verb;
+mod store;

@@ -2,33 +2,67 @@
 
 use std::env;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
-use flanneld::daemon;
-use flanneld::flags::{Flags, Refusal};
+use flanneld::flags::{Command, ConfigVerb, Flags, Note, Parsed, Refusal};
 use flanneld::logging::{self, FLUSH_DEADLINE, LogHandle};
+use flanneld::notify::Notify;
+use flanneld::{config_verb, daemon, status_verb};
 
 fn main() -> ExitCode {
-    let parsed = match Flags::parse(env::args_os().skip(1), |name| env::var_os(name)) {
+    let parsed = match Parsed::new(env::args_os().skip(1), |name| env::var_os(name)) {
         Ok(parsed) => parsed,
         Err(refusal) => return refuse(&refusal),
     };
-    let log = match logging::start(parsed.flags.log, env::var_os("RUST_LOG")) {
+    let log = match logging::start(parsed.log, env::var_os("RUST_LOG")) {
         Ok(log) => log,
         Err(error) => return last_words(&format!("cannot start the log on standard error: {error}")),
     };
-    for note in &parsed.notes {
-        note.log();
-    }
-    let result = daemon::run(&parsed.flags);
-    if let Err(error) = &result {
-        tracing::error!(%error, "flanneld cannot go on");
-    }
+    let done = match &parsed.command {
+        Command::Run(flags) => run(flags, &parsed.notes, &log),
+        Command::Config(verb, flags) => config(verb, flags, &log),
+        Command::Status { state_dir } => status(state_dir, &log),
+    };
     log.flush(FLUSH_DEADLINE);
-    if result.is_ok() {
+    if done {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    }
+}
+
+fn run(flags: &Flags, notes: &[Note], log: &LogHandle) -> bool {
+    for note in notes {
+        note.log();
+    }
+    let notify = Notify::new(|name| env::var_os(name));
+    let result = daemon::run(flags, &notify, log.clone());
+    if let Err(error) = &result {
+        notify.status(&error.to_string());
+        tracing::error!(%error, "flanneld cannot go on");
+    }
+    result.is_ok()
+}
+
+fn config(verb: &ConfigVerb, flags: &Flags, log: &LogHandle) -> bool {
+    match config_verb::run(verb, flags) {
+        Ok(text) => writeln!(io::stdout().lock(), "{}", text.trim_end()).is_ok(),
+        Err(error) => {
+            log.line(format!("flanneld: {error}"));
+            false
+        }
+    }
+}
+
+/// Whether every daemon is there and does its work.
+fn status(state_dir: &Path, log: &LogHandle) -> bool {
+    match status_verb::run(state_dir) {
+        Ok(answers) => io::stdout().lock().write_all(answers.text.as_bytes()).is_ok() && answers.ready,
+        Err(error) => {
+            log.line(format!("flanneld: {error}"));
+            false
+        }
     }
 }
 

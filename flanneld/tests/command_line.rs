@@ -30,8 +30,16 @@ fn a_refusal_is_one_line_on_stderr_and_an_exit_code() {
     for (args, code, said) in [
         (&["--bogus"][..], 2, "flanneld: unknown flag --bogus"),
         (&["--ip-masq", "false"], 2, "write --ip-masq=false"),
-        (&[], 1, "give --store=file:///var/lib/flannel/net"),
-        (&["--etcd-endpoints=http://10.0.0.1:2379"], 1, "--etcd-endpoints"),
+        (
+            &["--kube-subnet-mgr"],
+            1,
+            "give --store=file:///var/lib/flannel/net",
+        ),
+        (
+            &["--store=file:///srv/net", "--etcd-endpoints=http://10.0.0.1:2379"],
+            1,
+            "--etcd-endpoints",
+        ),
     ] {
         let Output {
             status,
@@ -87,7 +95,7 @@ fn nobody_to_read_changes_no_exit_code() {
     assert_eq!(run(&["--help"], unread().into(), unread().into()), Some(0));
     assert_eq!(run(&["--bogus"], full().into(), full().into()), Some(2));
     assert_eq!(run(&["--bogus"], unread().into(), unread().into()), Some(2));
-    assert_eq!(run(&[], unread().into(), unread().into()), Some(1));
+    assert_eq!(run(&["--ip-masq"], unread().into(), unread().into()), Some(1));
 }
 
 #[test]

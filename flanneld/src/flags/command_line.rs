@@ -7,6 +7,7 @@ use super::Refusal;
 use super::table::{self, FlagSpec, Kind, TABLE, VERSION};
 use super::usage;
 use super::value::{boolean, integer};
+use super::verb::Verb;
 
 /// The flags that were given, each value fit for its flag's kind.
 #[derive(Debug)]
@@ -30,15 +31,17 @@ pub(super) struct Value<'a> {
 }
 
 impl Given {
-    /// Arguments first, then the variables of flags that did not appear among them.
+    /// Arguments first, then the variables of flags that did not appear among them. Words among the flags are
+    /// returned, where a verb stands before them.
     pub(super) fn read(
         args: impl IntoIterator<Item = OsString>,
         env: impl Fn(&str) -> Option<OsString>,
-    ) -> Result<Self, Refusal> {
+        takes_words: bool,
+    ) -> Result<(Self, Vec<String>), Refusal> {
         let mut given = Self {
             by_name: BTreeMap::new(),
         };
-        given.read_arguments(args.into_iter())?;
+        let words = given.read_arguments(args.into_iter(), takes_words)?;
         if given
             .values(VERSION)
             .last()
@@ -47,7 +50,7 @@ impl Given {
             return Err(Refusal::Version(usage::version()));
         }
         given.read_environment(env)?;
-        Ok(given)
+        Ok((given, words))
     }
 
     /// All values of a flag in order; none if it was not given.
@@ -72,17 +75,28 @@ impl Given {
         self.values(spec.name).next_back().unwrap_or(default)
     }
 
-    fn read_arguments(&mut self, mut args: impl Iterator<Item = OsString>) -> Result<(), Refusal> {
+    fn read_arguments(
+        &mut self,
+        mut args: impl Iterator<Item = OsString>,
+        takes_words: bool,
+    ) -> Result<Vec<String>, Refusal> {
+        let mut words = Vec::new();
         let mut bare_bool = None;
         while let Some(arg) = args.next() {
             let arg = utf8(arg)?;
             let Some(body) = arg.strip_prefix('-').filter(|body| !body.is_empty()) else {
-                return Err(left_over(&arg, bare_bool));
+                if !takes_words {
+                    return Err(left_over(&arg, bare_bool));
+                }
+                words.push(arg);
+                continue;
             };
             if body == "-" {
-                return args
-                    .next()
-                    .map_or(Ok(()), |next| Err(left_over(&next.to_string_lossy(), None)));
+                let rest = args.map(utf8).collect::<Result<Vec<_>, _>>()?;
+                return match rest.first() {
+                    Some(next) if !takes_words => Err(left_over(next, None)),
+                    _ => Ok([words, rest].concat()),
+                };
             }
             let body = body.strip_prefix('-').unwrap_or(body);
             let (name, inline) = match body.split_once('=') {
@@ -105,7 +119,7 @@ impl Given {
             };
             self.add(spec, Origin::CommandLine, value)?;
         }
-        Ok(())
+        Ok(words)
     }
 
     /// `--version` is asked on the command line only, as in flannel.
@@ -157,6 +171,10 @@ impl Given {
 impl<'a> Value<'a> {
     pub(super) fn text(&self) -> &'a str {
         self.text
+    }
+
+    pub(super) const fn default(&self) -> &'static str {
+        self.spec.default
     }
 
     /// The flag or the variable that the user has to mend.
@@ -231,6 +249,7 @@ fn left_over(arg: &str, before: Option<&FlagSpec>) -> Refusal {
         Some(spec) if boolean(arg).is_some() => {
             format!("booleans take '=', write --{}={arg}", spec.name)
         }
+        _ if Verb::is_one(arg.as_ref()) => format!("a verb stands first, write flanneld {arg}"),
         _ if arg.trim().is_empty() => {
             "nothing, not even a space, may follow the '\\' that continues a line".to_owned()
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::command_line::{Given, Value};
-use super::table::{Feature, FlagSpec, Kind, STORE, STORE_EXAMPLE, Support, TABLE};
+use super::table::{Feature, FlagSpec, Kind, Support, TABLE};
 use super::value::{boolean, integer};
 use super::{Note, Refusal};
 
@@ -38,15 +38,6 @@ pub(super) fn refuse_what_is_not_there(given: &Given) -> Result<(), Refusal> {
         return Err(Refusal::Unacceptable(format!(
             "not there yet: {}",
             each.join("; ")
-        )));
-    }
-    if given
-        .values(STORE)
-        .next_back()
-        .is_none_or(|store| store.text().is_empty())
-    {
-        return Err(Refusal::Unacceptable(format!(
-            "no --{STORE} given, and flannel's default, etcd, is not there yet: give --{STORE}={STORE_EXAMPLE}"
         )));
     }
     Ok(())

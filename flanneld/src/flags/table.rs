@@ -3,6 +3,16 @@
 //! **Nothing else in the crate spells a flag's default or help text**; names that the code reads values by are
 //! the constants below.
 
+pub(super) const ETCD_CAFILE: &str = "etcd-cafile";
+pub(super) const ETCD_CERTFILE: &str = "etcd-certfile";
+pub(super) const ETCD_ENDPOINTS: &str = "etcd-endpoints";
+pub(super) const ETCD_KEYFILE: &str = "etcd-keyfile";
+pub(super) const ETCD_PASSWORD: &str = "etcd-password";
+pub(super) const ETCD_PREFIX: &str = "etcd-prefix";
+pub(super) const ETCD_USERNAME: &str = "etcd-username";
+pub(super) const ETCD_V2_IMPORT: &str = "etcd-v2-import";
+pub(super) const HEALTHZ_IP: &str = "healthz-ip";
+pub(super) const HEALTHZ_PORT: &str = "healthz-port";
 pub(super) const IFACE: &str = "iface";
 pub(super) const IFACE_CAN_REACH: &str = "iface-can-reach";
 pub(super) const IFACE_REGEX: &str = "iface-regex";
@@ -66,17 +76,15 @@ pub(super) enum Feature {
     Kubernetes,
     Rules,
     Blackhole,
-    Health,
 }
 
 impl Feature {
     pub(super) fn name(self) -> &'static str {
         match self {
-            Self::Etcd => "the etcd store",
+            Self::Etcd => "a build with the etcd store",
             Self::Kubernetes => "the Kubernetes store",
             Self::Rules => "masquerade and forward rules",
             Self::Blackhole => "the blackhole route",
-            Self::Health => "the health endpoints",
         }
     }
 
@@ -84,7 +92,7 @@ impl Feature {
         match self {
             Self::Etcd | Self::Kubernetes => format!("give --{STORE}={STORE_EXAMPLE} instead"),
             Self::Rules => "leave it out and make the rules by other means".to_owned(),
-            Self::Blackhole | Self::Health => "leave it out".to_owned(),
+            Self::Blackhole => "leave it out".to_owned(),
         }
     }
 }
@@ -105,23 +113,31 @@ const fn flag(
     }
 }
 
-use Feature::{Blackhole, Etcd, Health, Kubernetes, Rules};
+use Feature::{Blackhole, Etcd, Kubernetes, Rules};
 use Kind::{Bool, Decimal, Int, List, Text};
 use Support::{Ignored, Missing, MissingButDefault, Ready};
 
-/// Sorted by name. The names, types and defaults are those of flannel v0.28, but for `log-format`,
-/// `route-protocol`, `state-dir`, `store` and `subnet`, which it does not have.
+/// The feature `etcd` of this crate.
+const ETCD: Support = if cfg!(feature = "etcd") {
+    Ready
+} else {
+    Missing(Etcd)
+};
+
+/// Sorted by name. The names, types and defaults are those of flannel v0.28, but for
+/// `etcd-v2-import`, `log-format`, `route-protocol`, `state-dir`, `store` and `subnet`, which it does not have.
 #[rustfmt::skip]
 pub(super) static TABLE: &[FlagSpec] = &[
-    flag("etcd-cafile", Text, "", Missing(Etcd), "certificate authority of the etcd servers"),
-    flag("etcd-certfile", Text, "", Missing(Etcd), "client certificate for etcd"),
-    flag("etcd-endpoints", Text, "http://127.0.0.1:4001,http://127.0.0.1:2379", Missing(Etcd), "etcd servers, separated by commas"),
-    flag("etcd-keyfile", Text, "", Missing(Etcd), "key of the client certificate for etcd"),
-    flag("etcd-password", Text, "", Missing(Etcd), "password for etcd"),
-    flag("etcd-prefix", Text, "/coreos.com/network", Missing(Etcd), "prefix of the network's keys in etcd"),
-    flag("etcd-username", Text, "", Missing(Etcd), "user name for etcd"),
-    flag("healthz-ip", Text, "0.0.0.0", Missing(Health), "address of the health endpoints"),
-    flag("healthz-port", Int, "0", Missing(Health), "port of the health endpoints, 0 for none"),
+    flag(ETCD_CAFILE, Text, "", ETCD, "PEM file with the certificate authority of the etcd servers"),
+    flag(ETCD_CERTFILE, Text, "", ETCD, "PEM file with the client certificate for etcd"),
+    flag(ETCD_ENDPOINTS, Text, "http://127.0.0.1:4001,http://127.0.0.1:2379", ETCD, "etcd servers, separated by commas"),
+    flag(ETCD_KEYFILE, Text, "", ETCD, "PEM file with the key of the client certificate for etcd"),
+    flag(ETCD_PASSWORD, Text, "", ETCD, "password for etcd; the variable keeps it out of the process list"),
+    flag(ETCD_PREFIX, Text, "/coreos.com/network", ETCD, "prefix of the network's keys in etcd"),
+    flag(ETCD_USERNAME, Text, "", ETCD, "user name for etcd"),
+    flag(ETCD_V2_IMPORT, Text, "auto", ETCD, "auto or off: where etcd v3 has no config, take over the one written with etcdctl's API v2"),
+    flag(HEALTHZ_IP, Text, "0.0.0.0", Ready, "address of /healthz, /readyz, /metrics and /status"),
+    flag(HEALTHZ_PORT, Int, "0", Ready, "port of /healthz, /readyz, /metrics and /status, 0 for none"),
     flag(IFACE, List, "", Ready, "uplink by name or address; repeat it for alternatives, tried in order"),
     flag(IFACE_CAN_REACH, Text, "", Ready, "uplink is where the kernel routes this address"),
     flag(IFACE_REGEX, List, "", Ready, "uplink by a regular expression that matches one of its addresses or its name; repeatable"),
@@ -142,7 +158,7 @@ pub(super) static TABLE: &[FlagSpec] = &[
     flag(ROUTE_PROTOCOL, Int, "70", Ready, "protocol number that marks the routes as ours, 5 to 255"),
     flag("set-node-network-unavailable", Bool, "true", Missing(Kubernetes), "clear the node's NetworkUnavailable condition"),
     flag(STATE_DIR, Text, "/var/lib/flannel", Ready, "directory for what must outlive a restart"),
-    flag(STORE, Text, "", Ready, "where the network's config and leases are: file:///DIRECTORY"),
+    flag(STORE, Text, "", Ready, "where the network's config and leases are, if not in etcd: file:///DIRECTORY"),
     flag(SUBNET, Text, "", Ready, "take this subnet and no other: an IPv4 or IPv6 CIDR, or one of each with a comma"),
     flag(SUBNET_FILE, Text, "/run/flannel/subnet.env", Ready, "file that tells other programs the subnet and the MTU"),
     flag(SUBNET_LEASE_RENEW_MARGIN, Int, "60", Ready, "minutes before its end at which the lease is renewed, 1 to 1439"),

@@ -6,17 +6,33 @@ use crate::logging::LogFormat;
 
 const STORE: &str = "--store=file:///var/lib/flannel/net";
 
-fn parse_with(args: &[&str], env: &[(&str, &str)]) -> Result<Parsed, Refusal> {
+/// A command line of the daemon.
+#[derive(Debug)]
+struct Run {
+    flags: Flags,
+    log: LogOptions,
+    notes: Vec<Note>,
+}
+
+fn parse_with(args: &[&str], env: &[(&str, &str)]) -> Result<Run, Refusal> {
     let lookup = |name: &str| {
         env.iter()
             .find(|(key, _)| *key == name)
             .map(|(_, value)| OsString::from(value))
     };
-    Flags::parse(args.iter().map(OsString::from), lookup)
+    let Parsed { command, log, notes } = Parsed::new(args.iter().map(OsString::from), lookup)?;
+    match command {
+        Command::Run(flags) => Ok(Run {
+            flags: *flags,
+            log,
+            notes,
+        }),
+        other => panic!("{args:?}: {other:?}"),
+    }
 }
 
 /// With a store, which every accepted command line needs.
-fn parsed(args: &[&str], env: &[(&str, &str)]) -> Parsed {
+fn parsed(args: &[&str], env: &[(&str, &str)]) -> Run {
     let args: Vec<&str> = [STORE].iter().chain(args).copied().collect();
     parse_with(&args, env).unwrap_or_else(|refusal| panic!("{args:?} {env:?}: {refusal}"))
 }
@@ -92,7 +108,14 @@ fn every_flag_of_flannel_is_known_with_its_type_and_default() {
         let spec = table::find(name).unwrap_or_else(|| panic!("--{name} is unknown"));
         assert_eq!((spec.kind, spec.default), (kind, default), "--{name}");
     }
-    let ours = ["log-format", "route-protocol", "state-dir", "store", "subnet"];
+    let ours = [
+        "etcd-v2-import",
+        "log-format",
+        "route-protocol",
+        "state-dir",
+        "store",
+        "subnet",
+    ];
     assert_eq!(TABLE.len(), flannel.len() + ours.len());
     assert!(ours.iter().all(|name| table::find(name).is_some()));
     assert!(TABLE.is_sorted_by_key(|spec| spec.name));
@@ -100,8 +123,8 @@ fn every_flag_of_flannel_is_known_with_its_type_and_default() {
 
 #[test]
 fn without_flags_the_defaults_hold() {
-    let Parsed { flags, notes } = parsed(&[], &[]);
-    assert_eq!(flags.store, StoreUrl::File("/var/lib/flannel/net".into()));
+    let Run { flags, notes, log } = parsed(&[], &[]);
+    assert_eq!(flags.store, StoreFlags::File("/var/lib/flannel/net".into()));
     assert_eq!(flags.state_dir, PathBuf::from("/var/lib/flannel"));
     assert_eq!(flags.subnet_file, PathBuf::from("/run/flannel/subnet.env"));
     assert_eq!(flags.pinned_subnet, None);
@@ -116,7 +139,7 @@ fn without_flags_the_defaults_hold() {
         ),
         (None, None, None)
     );
-    assert_eq!(flags.log, LogOptions::default());
+    assert_eq!(log, LogOptions::default());
     assert_eq!(
         notes,
         [Note::DefaultNotThere {
@@ -146,9 +169,9 @@ fn flags_are_written_as_for_go() {
         &["--v", "2"],
         &["-v=1", "-v=2"],
     ] {
-        assert_eq!(flags(args).log.verbosity, 2, "{args:?}");
+        assert_eq!(parsed(args, &[]).log.verbosity, 2, "{args:?}");
     }
-    assert_eq!(flags(&["-v", "-1"]).log.verbosity, -1);
+    assert_eq!(parsed(&["-v", "-1"], &[]).log.verbosity, -1);
     assert_eq!(flags(&["--iface=a=b"]).uplink.iface, ["a=b"]);
     assert_eq!(flags(&["--iface", "-eth0"]).uplink.iface, ["-eth0"]);
 }
@@ -252,14 +275,14 @@ fn variables_fill_in_for_flags_that_are_not_given() {
         ("FLANNELD_IP_MASQ", ""),
         ("FLANNELD_LOG_FORMAT", "json"),
     ];
-    let Parsed { flags, notes } = parse_with(&[], &env).unwrap();
-    assert_eq!(flags.store, StoreUrl::File("/srv/net".into()));
+    let Run { flags, notes, log } = parse_with(&[], &env).unwrap();
+    assert_eq!(flags.store, StoreFlags::File("/srv/net".into()));
     assert_eq!(flags.uplink.iface, ["eth0,eth1"]);
     assert_eq!(flags.uplink.iface_regex.len(), 1);
     assert_eq!(flags.uplink.public_ip, None);
     assert_eq!(flags.renew_margin, Duration::from_secs(1800));
     assert_eq!(
-        flags.log,
+        log,
         LogOptions {
             verbosity: 1,
             format: LogFormat::Json
@@ -267,12 +290,9 @@ fn variables_fill_in_for_flags_that_are_not_given() {
     );
     assert_eq!(notes, []);
 
-    let Parsed { flags, .. } = parse_with(&[STORE, "--iface=lo", "-v=0"], &env).unwrap();
-    assert_eq!(
-        (flags.uplink.iface, flags.log.verbosity),
-        (vec!["lo".to_owned()], 0)
-    );
-    assert_eq!(flags.store, StoreUrl::File("/var/lib/flannel/net".into()));
+    let Run { flags, log, .. } = parse_with(&[STORE, "--iface=lo", "-v=0"], &env).unwrap();
+    assert_eq!((flags.uplink.iface, log.verbosity), (vec!["lo".to_owned()], 0));
+    assert_eq!(flags.store, StoreFlags::File("/var/lib/flannel/net".into()));
 }
 
 #[test]
@@ -294,9 +314,9 @@ fn a_bad_variable_is_an_error_unless_its_flag_is_given() {
     }
     assert_refused(
         &[],
-        &[("FLANNELD_HEALTHZ_PORT", "8080")],
+        &[("FLANNELD_KUBE_SUBNET_MGR", "true")],
         1,
-        &["FLANNELD_HEALTHZ_PORT", "health endpoints"],
+        &["FLANNELD_KUBE_SUBNET_MGR", "the Kubernetes store"],
     );
     parsed(&["--ip-masq=false"], &[("FLANNELD_IP_MASQ", "maybe")]);
 }
@@ -424,7 +444,7 @@ fn what_is_understood_but_cannot_be_is_refused_with_the_reason() {
         ),
         (
             &["--store=etcd://127.0.0.1:2379"],
-            &["no store for \"etcd\"", "--store=file:///var/lib/flannel/net"],
+            &["no store for \"etcd\"", "leave it out for etcd"],
         ),
     ] {
         assert_refused(args, &[], 1, said);
@@ -438,13 +458,6 @@ fn what_is_understood_but_cannot_be_is_refused_with_the_reason() {
 #[test]
 fn a_flag_whose_feature_is_not_there_is_refused_unless_it_turns_it_off() {
     for (asks, turns_off) in [
-        ("etcd-endpoints=http://10.0.0.1:2379", "etcd-endpoints="),
-        ("etcd-prefix=/coreos.com/network", "etcd-prefix="),
-        ("etcd-keyfile=k", "etcd-keyfile="),
-        ("etcd-certfile=c", "etcd-certfile="),
-        ("etcd-cafile=c", "etcd-cafile="),
-        ("etcd-username=u", "etcd-username="),
-        ("etcd-password=p", "etcd-password="),
         ("kube-subnet-mgr", "kube-subnet-mgr=false"),
         ("kube-api-url=https://x", "kube-api-url="),
         ("kubeconfig-file=/k", "kubeconfig-file="),
@@ -462,8 +475,6 @@ fn a_flag_whose_feature_is_not_there_is_refused_unless_it_turns_it_off() {
         ("iptables-forward-rules=true", "iptables-forward-rules=false"),
         ("iptables-resync=5", "iptables-resync=0"),
         ("ip-blackhole-route", "ip-blackhole-route=false"),
-        ("healthz-ip=127.0.0.1", "healthz-ip="),
-        ("healthz-port=8080", "healthz-port=0"),
     ] {
         let name = asks.split('=').next().unwrap();
         assert_refused(
@@ -478,21 +489,16 @@ fn a_flag_whose_feature_is_not_there_is_refused_unless_it_turns_it_off() {
 
 #[test]
 fn all_that_is_not_there_is_told_at_once_and_no_secret_with_it() {
-    let args = [
-        "--etcd-password=hunter2",
-        "--ip-masq",
-        "--etcd-username=root",
-        "--kube-subnet-mgr",
-    ];
+    let args = ["--etcd-password=hunter2", "--ip-masq", "--kube-subnet-mgr"];
     assert_refused_without_store(
         &args,
-        &[("FLANNELD_HEALTHZ_PORT", "1")],
+        &[("FLANNELD_IP_BLACKHOLE_ROUTE", "1")],
         1,
         &[
-            "not there yet: --etcd-password, --etcd-username (needs the etcd store; give --store=file:///",
+            "not there yet: ",
             "--kube-subnet-mgr (needs the Kubernetes store;",
             "--ip-masq (needs masquerade and forward rules;",
-            "FLANNELD_HEALTHZ_PORT (needs the health endpoints;",
+            "FLANNELD_IP_BLACKHOLE_ROUTE (needs the blackhole route;",
         ],
     );
     for args in [
@@ -502,18 +508,6 @@ fn all_that_is_not_there_is_told_at_once_and_no_secret_with_it() {
     ] {
         let refusal = parse_with(args, &[]).unwrap_err();
         assert!(!refusal.to_string().contains("hunter2"), "{refusal}");
-    }
-}
-
-#[test]
-fn without_a_store_the_remedy_is_told() {
-    for args in [&[][..], &["--store="], &["--iface=eth0"]] {
-        assert_refused_without_store(
-            args,
-            &[],
-            1,
-            &["no --store given", "give --store=file:///var/lib/flannel/net"],
-        );
     }
 }
 
@@ -571,7 +565,7 @@ fn values_become_domain_values() {
     for url in ["file:///srv/net", "file:///srv//./net/", "file:////srv/net"] {
         assert_eq!(
             flags(&["--store", url]).store,
-            StoreUrl::File("/srv/net".into()),
+            StoreFlags::File("/srv/net".into()),
             "{url}"
         );
     }
@@ -616,11 +610,11 @@ fn what_is_not_utf8_is_misuse() {
         vec![bad(b"--iface"), bad(b"\xff")],
         vec![bad(b"\xff")],
     ] {
-        let refusal = Flags::parse(args, |_| None).unwrap_err();
+        let refusal = Parsed::new(args, |_| None).unwrap_err();
         assert_eq!(refusal.exit_code(), 2);
         assert!(refusal.to_string().contains("is not UTF-8"), "{refusal}");
     }
-    let refusal = Flags::parse([], |name| (name == "FLANNELD_IFACE").then(|| bad(b"\xff"))).unwrap_err();
+    let refusal = Parsed::new([], |name| (name == "FLANNELD_IFACE").then(|| bad(b"\xff"))).unwrap_err();
     assert_eq!(
         refusal.to_string(),
         "the variable FLANNELD_IFACE is not UTF-8: correct it or unset it"

@@ -4,13 +4,20 @@ use std::fmt::Write;
 
 use super::command_line::variable;
 use super::table::{Kind, Support, TABLE, VERSION};
+use super::verb::USAGE;
 
 /// Every flag by name, with its variable, default and whether it is there.
 pub(super) fn help() -> String {
-    let mut text = "Usage: flanneld [OPTION]...\n\n\
-        One dash or two; --name=value or --name value, but booleans only --name or --name=false.\n\
-        A flag that is not given is taken from the variable beside it, if that is not empty.\n"
-        .to_owned();
+    let mut text = String::new();
+    for (line, what) in USAGE {
+        let before = if text.is_empty() { "Usage:" } else { "      " };
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{before} {line:44} {what}");
+    }
+    text.push_str(
+        "\nOne dash or two; --name=value or --name value, but booleans only --name or --name=false.\n\
+        A flag that is not given is taken from the variable beside it, if that is not empty.\n",
+    );
     for spec in TABLE {
         let kind = match spec.kind {
             Kind::Bool => "",
@@ -32,7 +39,6 @@ pub(super) fn help() -> String {
             Support::Missing(_) | Support::MissingButDefault(_) => " (not there yet)",
             Support::Ready | Support::Ignored => "",
         };
-        // Writing to a String cannot fail.
         let _ = write!(
             text,
             "\n  --{}{kind}{variable}\n        {}{default}{missing}",

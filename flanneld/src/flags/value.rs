@@ -1,7 +1,7 @@
 //! From text to domain values.
 
 use std::ffi::OsStr;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use regex::Regex;
 
 use super::command_line::{Given, Value};
 use super::table::{self, STORE_EXAMPLE};
-use super::{Flags, Refusal, StoreUrl, UplinkFlags};
+use super::{EtcdFlags, Flags, Refusal, Secret, StoreFlags, UplinkFlags};
 use crate::logging::{LogFormat, LogOptions};
 
 /// Bounds of `--subnet-lease-renew-margin` in minutes: less than the day that a lease lasts.
@@ -23,8 +23,8 @@ const RESERVED_ROUTE_PROTOCOLS: std::ops::RangeInclusive<i64> = 0..=4;
 /// Types every value; the first that cannot be typed is the refusal.
 pub(super) fn flags(given: &Given) -> Result<Flags, Refusal> {
     Ok(Flags {
-        store: store_url(&last(given, table::STORE)?)?,
-        state_dir: path(&last(given, table::STATE_DIR)?)?,
+        store: store(given)?,
+        state_dir: state_dir(given)?,
         subnet_file: path(&last(given, table::SUBNET_FILE)?)?,
         pinned_subnet: optional(given, table::SUBNET, pinned_subnet)?,
         route_protocol: route_protocol(&last(given, table::ROUTE_PROTOCOL)?)?,
@@ -60,10 +60,20 @@ pub(super) fn flags(given: &Given) -> Result<Flags, Refusal> {
                 None => Err(public_address("IPv6", value, "give an IPv6 address")),
             })?,
         },
-        log: LogOptions {
-            verbosity: verbosity(&last(given, table::VERBOSITY)?)?,
-            format: log_format(&last(given, table::LOG_FORMAT)?)?,
-        },
+        health: health(given)?,
+    })
+}
+
+/// `--state-dir`.
+pub(super) fn state_dir(given: &Given) -> Result<PathBuf, Refusal> {
+    path(&last(given, table::STATE_DIR)?)
+}
+
+/// `-v` and `--log-format`.
+pub(super) fn log(given: &Given) -> Result<LogOptions, Refusal> {
+    Ok(LogOptions {
+        verbosity: verbosity(&last(given, table::VERBOSITY)?)?,
+        format: log_format(&last(given, table::LOG_FORMAT)?)?,
     })
 }
 
@@ -127,14 +137,90 @@ fn optional<T>(
     }
 }
 
-fn store_url(value: &Value<'_>) -> Result<StoreUrl, Refusal> {
+fn store(given: &Given) -> Result<StoreFlags, Refusal> {
+    let Some(path) = optional(given, table::STORE, store_path)? else {
+        return etcd(given);
+    };
+    let of_etcd = table::TABLE.iter().filter(|spec| spec.name.starts_with("etcd-"));
+    match of_etcd
+        .flat_map(|spec| given.values(spec.name))
+        .find(|value| !value.text().is_empty())
+    {
+        Some(other) => Err(Refusal::Unacceptable(format!(
+            "both {} and {} are given, and a network has one store: leave one of them out",
+            last(given, table::STORE)?.written_as(),
+            other.written_as()
+        ))),
+        None => Ok(StoreFlags::File(path)),
+    }
+}
+
+fn etcd(given: &Given) -> Result<StoreFlags, Refusal> {
+    if !cfg!(feature = "etcd") {
+        return Err(Refusal::Unacceptable(format!(
+            "no --{} given, and this build is one without flannel's default, etcd: give --{0}={STORE_EXAMPLE}",
+            table::STORE
+        )));
+    }
+    let text = |name| optional(given, name, |value| Ok(value.text().to_owned()));
+    let file = |name| optional(given, name, path);
+    let import = last(given, table::ETCD_V2_IMPORT)?;
+    // Empty stands for the default, as everywhere.
+    let or_default = |name| -> Result<String, Refusal> {
+        let spec = last(given, name)?;
+        Ok(if spec.text().is_empty() {
+            spec.default()
+        } else {
+            spec.text()
+        }
+        .to_owned())
+    };
+    Ok(StoreFlags::Etcd(EtcdFlags {
+        endpoints: or_default(table::ETCD_ENDPOINTS)?,
+        prefix: or_default(table::ETCD_PREFIX)?,
+        ca_file: file(table::ETCD_CAFILE)?,
+        cert_file: file(table::ETCD_CERTFILE)?,
+        key_file: file(table::ETCD_KEYFILE)?,
+        username: text(table::ETCD_USERNAME)?,
+        password: text(table::ETCD_PASSWORD)?.map(Secret),
+        v2_import: match import.text() {
+            "auto" | "" => true,
+            "off" => false,
+            _ => return Err(import.misuse("give auto or off")),
+        },
+    }))
+}
+
+fn health(given: &Given) -> Result<Option<SocketAddr>, Refusal> {
+    let port = last(given, table::HEALTHZ_PORT)?;
+    let number = integer(port.text()).unwrap_or_default();
+    // As flannel: nothing listens at 0 and below.
+    if number <= 0 {
+        return Ok(None);
+    }
+    let number =
+        u16::try_from(number).map_err(|_| port.misuse("give a port from 1 to 65535, or 0 for none"))?;
+    let ip = last(given, table::HEALTHZ_IP)?;
+    let text = if ip.text().is_empty() {
+        ip.default()
+    } else {
+        ip.text()
+    };
+    let ip = text
+        .trim_matches(['[', ']'])
+        .parse()
+        .map_err(|_| ip.misuse("not an IP address; give one of this host's, or 0.0.0.0 or :: for all"))?;
+    Ok(Some(SocketAddr::new(ip, number)))
+}
+
+fn store_path(value: &Value<'_>) -> Result<PathBuf, Refusal> {
     let example = format!("give --store={STORE_EXAMPLE}");
     let Some((scheme, rest)) = value.text().split_once("://") else {
         return Err(value.misuse(format!("not a URL with a scheme; {example}")));
     };
     if scheme != "file" {
         return Err(Refusal::Unacceptable(format!(
-            "no store for {scheme:?} of {} is there yet, only file: {example}",
+            "no store for {scheme:?} of {} is there, only file: {example}, or leave it out for etcd and its --etcd-… flags",
             value.written_as()
         )));
     }
@@ -156,7 +242,7 @@ fn store_url(value: &Value<'_>) -> Result<StoreUrl, Refusal> {
     if components.file_name().is_none() {
         return Err(value.misuse(format!("it names no directory of its own; {example}")));
     }
-    Ok(StoreUrl::File(components))
+    Ok(components)
 }
 
 fn path(value: &Value<'_>) -> Result<PathBuf, Refusal> {

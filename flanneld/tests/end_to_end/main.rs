@@ -9,12 +9,16 @@
 )]
 #![allow(clippy::unwrap_used, reason = "a test that cannot set up its lab has failed")]
 
+mod config_verb;
 mod follow;
 mod garbage;
 mod hand_over;
 mod heal;
+mod health;
 mod log_lines;
+mod mistakes;
 mod network;
+mod orphan;
 mod own_networks;
 mod reach;
 mod repair;

@@ -1,0 +1,287 @@
+//! `flanneld config get|set|check`: the network's config without any client of the store.
+
+use std::fmt::Write as _;
+use std::io::{self, Read};
+use std::time::Duration;
+
+use flannel_core::{
+    Host, HostSource, NetworkConfig, Protected, Range, StoreError, StoreEvent, SubnetKey, choose_uplink,
+};
+use flannel_netlink::Netlink;
+use futures_util::StreamExt;
+use ipnet::IpNet;
+use thiserror::Error;
+use tokio::time::timeout;
+
+use crate::blocking::off_the_loop;
+use crate::daemon::{backends, uplink_options};
+use crate::flags::{ConfigSource, ConfigVerb, Flags};
+use crate::store::Store;
+
+/// No config is as long as this.
+const MAX_CONFIG_BYTES: u64 = 1024 * 1024;
+
+/// For everything that the store is asked.
+const STORE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Collisions and leases that are listed one by one.
+const LISTED: usize = 8;
+
+/// What flannel has and this has not.
+const BACKENDS_OF_FLANNEL: [&str; 7] = ["alloc", "extension", "ipip", "ipsec", "udp", "vxlan", "wireguard"];
+
+/// Why a verb came to nothing.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ConfigVerbError {
+    /// The store has none.
+    #[error("there is no config in the store; put one there with `flanneld config set`")]
+    None,
+    /// It is not valid, and so it was not written.
+    #[error("{0}")]
+    Invalid(String),
+    /// The asynchronous runtime.
+    #[error("cannot start: {0}")]
+    Start(#[source] io::Error),
+    /// It could not be read from where it was to come from.
+    #[error("cannot read the config from standard input: {0}")]
+    Input(#[from] io::Error),
+    /// The store did not do what it was asked.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The store did not answer.
+    #[error("no answer from the store within {} s", STORE_DEADLINE.as_secs())]
+    Late,
+}
+
+/// Does what is asked, and returns what to print.
+///
+/// # Errors
+///
+/// [`ConfigVerbError`]; nothing is written then.
+pub fn run(verb: &ConfigVerb, flags: &Flags) -> Result<String, ConfigVerbError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(ConfigVerbError::Start)?;
+    let result = runtime.block_on(act(verb, flags));
+    // A read of a terminal that nobody types at would never end.
+    runtime.shutdown_background();
+    result
+}
+
+async fn act(verb: &ConfigVerb, flags: &Flags) -> Result<String, ConfigVerbError> {
+    match verb {
+        ConfigVerb::Get => stored(flags).await,
+        ConfigVerb::Check(None) => check(&stored(flags).await?, flags).await,
+        ConfigVerb::Check(Some(source)) => check(&read(source).await?, flags).await,
+        ConfigVerb::Set(source) => {
+            let text = read(source).await?;
+            let meaning = check(&text, flags).await?;
+            within_deadline(async {
+                let store = Store::open(&flags.store).await?;
+                store.config().write_config(&text).await
+            })
+            .await?;
+            Ok(format!("{meaning}written"))
+        }
+    }
+}
+
+async fn stored(flags: &Flags) -> Result<String, ConfigVerbError> {
+    let read = within_deadline(async {
+        let store = Store::open(&flags.store).await?;
+        store.config().read_config().await
+    });
+    read.await?.ok_or(ConfigVerbError::None)
+}
+
+async fn within_deadline<T>(
+    asked: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, ConfigVerbError> {
+    let answer = timeout(STORE_DEADLINE, asked)
+        .await
+        .map_err(|_| ConfigVerbError::Late)?;
+    Ok(answer?)
+}
+
+async fn read(source: &ConfigSource) -> Result<String, ConfigVerbError> {
+    let text = match source {
+        ConfigSource::Text(text) => text.clone(),
+        ConfigSource::Stdin => {
+            let read = || {
+                let mut text = String::new();
+                io::stdin()
+                    .lock()
+                    .take(MAX_CONFIG_BYTES)
+                    .read_to_string(&mut text)?;
+                Ok::<_, io::Error>(text)
+            };
+            off_the_loop(read).await?
+        }
+    };
+    Ok(text.trim().to_owned())
+}
+
+/// What a config means: for the network, for the leases that are there, and for this host.
+async fn check(text: &str, flags: &Flags) -> Result<String, ConfigVerbError> {
+    let config =
+        NetworkConfig::from_json(text).map_err(|error| ConfigVerbError::Invalid(error.to_string()))?;
+    let backend = backend(&config)?;
+    let mut meaning = String::new();
+    for (_, range) in config.ranges.iter() {
+        let _ = writeln!(meaning, "network   {}", range.network);
+        let _ = writeln!(meaning, "subnets   {}", subnets(range));
+    }
+    let _ = writeln!(meaning, "backend   {backend}");
+    meaning.push_str(&leases(&config, flags).await);
+    meaning.push_str(&this_host(&config, flags).await);
+    Ok(meaning)
+}
+
+fn subnets(range: &Range) -> String {
+    format!(
+        "{} of /{}, from {} to {}",
+        range.count(),
+        range.subnet_len,
+        range.first,
+        range.last
+    )
+}
+
+fn backend(config: &NetworkConfig) -> Result<String, ConfigVerbError> {
+    let kind = config.backend.kind.as_str();
+    let there: Vec<&str> = backends().iter().map(|backend| backend.kind()).collect();
+    if there.contains(&kind) {
+        return Ok(kind.to_owned());
+    }
+    if BACKENDS_OF_FLANNEL.contains(&kind) {
+        return Ok(format!(
+            "{kind}, which this flanneld does not have: only hosts that run flannel will join"
+        ));
+    }
+    Err(ConfigVerbError::Invalid(format!(
+        "there is no backend {kind:?}; \"Backend\": {{\"Type\": …}} takes {}",
+        there.join(", ")
+    )))
+}
+
+/// Those leases that would be left outside. A store that does not answer says nothing about that.
+async fn leases(config: &NetworkConfig, flags: &Flags) -> String {
+    let snapshot = async {
+        let store = Store::open(&flags.store).await.ok()?;
+        let mut events = store.subnets().watch().await.ok()?;
+        while let Some(event) = events.next().await {
+            match event {
+                StoreEvent::Snapshot { leases, .. } => return Some(leases),
+                StoreEvent::Silent { .. } => return None,
+                _ => {}
+            }
+        }
+        None
+    };
+    let Ok(Some(leases)) = timeout(STORE_DEADLINE, snapshot).await else {
+        return "leases    unknown, the store does not answer\n".to_owned();
+    };
+    let outside: Vec<SubnetKey> = leases
+        .iter()
+        .map(|lease| lease.subnet)
+        .filter(|subnet| !config.gives_out(subnet))
+        .collect();
+    let mut text = format!("leases    {}\n", leases.len());
+    if !outside.is_empty() {
+        let _ = writeln!(
+            text,
+            "warning   {} of them would lie outside: {}; their hosts keep them until they are restarted",
+            outside.len(),
+            list(outside.iter())
+        );
+    }
+    text
+}
+
+/// Which subnets this host could not take, nor route to.
+async fn this_host(config: &NetworkConfig, flags: &Flags) -> String {
+    let options = uplink_options(&flags.uplink);
+    let families: Vec<_> = config.ranges.iter().map(|(family, _)| family).collect();
+    let reach: Vec<_> = flags.uplink.can_reach.into_iter().collect();
+    let facts = match Netlink::open() {
+        Ok(netlink) => netlink.facts(&reach).await,
+        Err(error) => Err(error),
+    };
+    let host = facts.map_err(|error| error.to_string()).and_then(|facts| {
+        let uplink = choose_uplink(&options, &facts, &families, None).map_err(|error| error.to_string())?;
+        Ok(Host {
+            uplink,
+            facts: facts.into(),
+        })
+    });
+    let host = match host {
+        Ok(host) => host,
+        Err(error) => return format!("this host cannot be looked at: {error}\n"),
+    };
+    let addresses: Vec<String> = host
+        .uplink
+        .public
+        .iter()
+        .map(|(_, address)| address.to_string())
+        .collect();
+    let mut text = format!("this host {} {}\n", host.uplink.device, addresses.join(" "));
+    let protected = Protected::of(&host, &[]);
+    let collisions = protected
+        .iter()
+        .filter_map(|(net, what)| Some((collision(config, net)?, what)));
+    for (subnets, what) in collisions.take(LISTED) {
+        let _ = writeln!(text, "warning   {subnets} cannot be used here: {what} is there");
+    }
+    for line in bridges(config, &host).take(LISTED) {
+        let _ = writeln!(text, "{line}");
+    }
+    text
+}
+
+/// Devices beside the uplink with addresses in the network: right where the prefix is one subnet, which this host
+/// ought to hold then.
+fn bridges(config: &NetworkConfig, host: &Host) -> impl Iterator<Item = String> {
+    let others = host
+        .facts
+        .links
+        .iter()
+        .filter(|link| link.name != host.uplink.device && !link.loopback);
+    let addresses =
+        others.flat_map(|link| link.addresses.iter().map(move |address| (link.name, address.net)));
+    addresses.filter_map(|(device, net)| {
+        let subnets = collision(config, net.trunc())?;
+        let whole = config.ranges.iter().any(|(_, range)| range.gives_out(net.trunc()));
+        Some(if whole {
+            format!("note      {device} has {net}: this host ought to hold {subnets}, pin it with --subnet={subnets}")
+        } else {
+            format!("warning   {subnets} cannot be reached from here: {device} has {net}")
+        })
+    })
+}
+
+/// The subnets that share addresses with `net`: a subnet around it, or all that lie in it.
+fn collision(config: &NetworkConfig, net: IpNet) -> Option<String> {
+    let (_, range) = config
+        .ranges
+        .iter()
+        .find(|(_, range)| range.network.contains(&net) || net.contains(&range.network))?;
+    if net.contains(&range.network) {
+        return Some(format!("the whole network {}", range.network));
+    }
+    if net.prefix_len() < range.subnet_len {
+        return Some(format!("every subnet in {net}"));
+    }
+    IpNet::new(net.addr(), range.subnet_len)
+        .ok()
+        .map(|subnet| subnet.trunc().to_string())
+}
+
+fn list<T: ToString>(items: impl ExactSizeIterator<Item = T>) -> String {
+    let more = items.len().saturating_sub(LISTED);
+    let shown: Vec<String> = items.take(LISTED).map(|item| item.to_string()).collect();
+    if more == 0 {
+        shown.join(", ")
+    } else {
+        format!("{} and {more} more", shown.join(", "))
+    }
+}
