@@ -6,30 +6,33 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # How long each fuzz target runs.
 SECONDS ?= 30
+# What the tests run beside flanneld.
+TESTED_WITH := cc protoc ip ping nft iptables curl bash dash openssl etcd etcdctl supervisord
 
-.PHONY: demo test test-long bench fuzz lint package
+.PHONY: demo test test-long bench fuzz lint package dist
 
+# Without the etcd store, which takes a minute to build and needs protoc.
 demo:
 	@scripts/preflight demo
 	@scripts/install-packages cc ip ping
-	cargo build -p flanneld -p lab --bins
+	cargo build -p flanneld -p lab --bins --no-default-features
 	@$(AS_ROOT) $(TARGET_DIR)/debug/demo
 
 test:
 	@scripts/preflight test
-	@scripts/install-packages cc ip ping
+	@scripts/install-packages $(TESTED_WITH)
 	@scripts/test
 
 # What takes too long for every change: outages over a minute, a hundred restarts.
 test-long:
 	@scripts/preflight test-long
-	@scripts/install-packages cc ip ping
+	@scripts/install-packages $(TESTED_WITH)
 	@scripts/test --long
 
 bench:
 	@scripts/preflight bench
 	@scripts/install-packages cc
-	cargo bench route_reconciliation
+	cargo bench -p flannel-benches route_reconciliation
 
 fuzz:
 	@scripts/preflight fuzz
@@ -38,6 +41,7 @@ fuzz:
 
 lint:
 	@scripts/preflight lint
+	@scripts/install-packages cc protoc
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --all-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps
@@ -45,4 +49,11 @@ lint:
 # What crates.io would say to the library crates and the daemon.
 package:
 	@scripts/preflight package
+	@scripts/install-packages cc protoc
 	cargo publish --dry-run --workspace --exclude lab --exclude flannel-benches --allow-dirty
+
+# The tarball that operators unpack, with a static flanneld; a target triple in TARGET for another architecture.
+dist:
+	@scripts/preflight dist
+	@scripts/install-packages cc protoc
+	@scripts/dist $(TARGET)

@@ -1,0 +1,352 @@
+//! The mistakes of an operator, made one after the other, for the table of what flanneld says to each.
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use lab::wait_until;
+
+use crate::fit::fits;
+use crate::page::{self, Page, code_spans};
+use crate::stage::Stage;
+
+/// Time for a message to be there. Two daemons that publish one address take three seconds to find out.
+const SOON: Duration = Duration::from_secs(15);
+
+/// A row of the table, by its first cell, and how it comes to that on host1, where etcd runs, the options of the page
+/// are in the environment, and a config is in place.
+struct Case {
+    symptom: &'static str,
+    made: Made,
+    /// Put right again.
+    after: &'static str,
+}
+
+enum Made {
+    /// By a daemon with more flags, after this has been done.
+    ByDaemon(&'static str, &'static str),
+    /// By a daemon that has ended.
+    ByStatus,
+    /// By this build script, where there is no program at all.
+    ByBuild(&'static str),
+}
+
+use Made::{ByBuild, ByDaemon, ByStatus};
+
+const fn case(symptom: &'static str, made: Made, after: &'static str) -> Case {
+    Case { symptom, made, after }
+}
+
+/// A lease of another host: address, subnet, and whatever else stands in its value.
+macro_rules! lease {
+    ($address:literal, $subnet:literal) => {
+        concat!(
+            "etcdctl put /coreos.com/network/subnets/",
+            $subnet,
+            "-24 '{\"PublicIP\":\"",
+            $address,
+            "\",\"PublicIPv6\":null,\"BackendType\":\"host-gw\"}'"
+        )
+    };
+}
+
+const CASES: &[Case] = &[
+    case(
+        "etcd is down, or its port another",
+        ByDaemon("", "--etcd-endpoints=https://192.168.77.11:2399"),
+        "",
+    ),
+    case(
+        "the CA is another cluster's",
+        ByDaemon("authority other", "--etcd-cafile=other.pem"),
+        "",
+    ),
+    case(
+        "the server's certificate lacks the address",
+        ByDaemon(
+            "certificate elsewhere $'subjectAltName=IP:192.168.77.99\\nextendedKeyUsage=serverAuth,clientAuth' && \
+             serve elsewhere",
+            "--etcd-endpoints=https://192.168.77.11:2389",
+        ),
+        "systemctl stop other-etcd",
+    ),
+    case(
+        "the server's certificate names no host",
+        ByDaemon(
+            "certificate plain extendedKeyUsage=serverAuth,clientAuth && serve plain",
+            "--etcd-endpoints=https://192.168.77.11:2389",
+        ),
+        "systemctl stop other-etcd",
+    ),
+    case(
+        "a certificate was made without `-extfile`",
+        ByDaemon(
+            "certificate old '' && serve old",
+            "--etcd-endpoints=https://192.168.77.11:2389",
+        ),
+        "systemctl stop other-etcd",
+    ),
+    case(
+        "no client certificate",
+        ByDaemon("unset FLANNELD_ETCD_CERTFILE FLANNELD_ETCD_KEYFILE", ""),
+        "",
+    ),
+    case(
+        "the client certificate is another CA's",
+        ByDaemon(
+            "authority other && CA=other certificate stranger extendedKeyUsage=clientAuth",
+            "--etcd-certfile=stranger.pem --etcd-keyfile=stranger-key.pem",
+        ),
+        "",
+    ),
+    case(
+        "the key belongs to another certificate",
+        ByDaemon("", "--etcd-keyfile=/etc/flannel/ca-key.pem"),
+        "",
+    ),
+    case(
+        "`http://` for a server with TLS",
+        ByDaemon(
+            "",
+            "--etcd-endpoints=http://192.168.77.11:2379 --etcd-cafile= --etcd-certfile= --etcd-keyfile=",
+        ),
+        "",
+    ),
+    case(
+        "the port is in use",
+        ByDaemon("", "--healthz-port=2379 --healthz-ip=192.168.77.11"),
+        "",
+    ),
+    case("a second flanneld", ByDaemon("begin first", ""), "end first"),
+    case(
+        "no config",
+        ByDaemon("etcdctl del /coreos.com/network/config", ""),
+        "",
+    ),
+    case(
+        "the config was put with `etcdctl set`, API v2 is off",
+        ByDaemon("etcdctl del /coreos.com/network/config", ""),
+        "",
+    ),
+    case(
+        "the config was put with `etcdctl set`, an old flannel still runs",
+        ByDaemon(
+            r#"serve_v2 && v2 set /coreos.com/network/config '{"Network":"172.7.0.0/16"}' &&
+               v2 set /coreos.com/network/subnets/172.7.12.0-24 '{"PublicIP":"192.168.77.12"}'"#,
+            "--etcd-endpoints=http://127.0.0.1:2389 --etcd-cafile= --etcd-certfile= --etcd-keyfile=",
+        ),
+        "systemctl stop other-etcd",
+    ),
+    case(
+        "a typo in the config",
+        ByDaemon(
+            r#"etcdctl put /coreos.com/network/config '{"Netwrok":"172.7.0.0/16","Backend":{"Type":"host-gw"}}'"#,
+            "",
+        ),
+        "",
+    ),
+    case(
+        "a backend that is not there",
+        ByDaemon(
+            r#"etcdctl put /coreos.com/network/config '{"Network":"172.7.0.0/16","Backend":{"Type":"vxlan"}}'"#,
+            "",
+        ),
+        "",
+    ),
+    case(
+        "packets are not forwarded",
+        ByDaemon("sysctl -w net.ipv4.ip_forward=0", ""),
+        "sysctl -w net.ipv4.ip_forward=1",
+    ),
+    case(
+        "Docker's FORWARD drops them",
+        ByDaemon("iptables -P FORWARD DROP", ""),
+        "iptables -P FORWARD ACCEPT",
+    ),
+    case(
+        "two hosts with one `--public-ip`",
+        ByDaemon(
+            lease!("192.168.77.12", "172.7.12.0"),
+            "--public-ip=192.168.77.12 --iface=eth0",
+        ),
+        "",
+    ),
+    case(
+        "the pinned subnet is another host's",
+        ByDaemon(lease!("192.168.77.13", "172.7.11.0"), ""),
+        "",
+    ),
+    case(
+        "the bridge has an address of another subnet",
+        ByDaemon(
+            "ip link add docker0 type bridge && ip addr add 172.7.99.1/24 dev docker0 && ip link set docker0 up",
+            "",
+        ),
+        "ip link del docker0",
+    ),
+    case(
+        "a peer stands on another segment",
+        ByDaemon(lease!("10.9.9.23", "172.7.23.0"), ""),
+        "",
+    ),
+    case(
+        "a route of somebody else's",
+        ByDaemon(
+            concat!(
+                lease!("192.168.77.12", "172.7.12.0"),
+                " && ip route add 172.7.12.0/24 via 192.168.77.13 proto static"
+            ),
+            "",
+        ),
+        "ip route del 172.7.12.0/24 proto static",
+    ),
+    case("no such interface", ByDaemon("", "--iface=eth9"), ""),
+    case(
+        "every subnet is given out",
+        ByDaemon(
+            concat!(
+                r#"etcdctl put /coreos.com/network/config '{"Network":"172.7.0.0/16","SubnetMin":"172.7.12.0","SubnetMax":"172.7.12.0","Backend":{"Type":"host-gw"}}' && "#,
+                lease!("192.168.77.12", "172.7.12.0"),
+            ),
+            "--subnet=",
+        ),
+        "",
+    ),
+    case("`--ip-masq` is refused", ByDaemon("", "--ip-masq"), ""),
+    case("`flanneld status` finds nobody", ByStatus, ""),
+    case(
+        "`cargo build` without protoc",
+        ByBuild("flannel-store-etcd/build.rs"),
+        "",
+    ),
+];
+
+/// What every case begins with, and goes back to.
+const PREPARE: &str = r#"
+set -a; . /etc/default/flanneld; set +a
+authority() { # NAME
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=$1" -keyout $1-key.pem -out $1.pem
+}
+certificate() { # NAME EXTENSIONS
+    ca=${CA:-/etc/flannel/ca}
+    openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=$1" -keyout $1-key.pem -out $1.csr &&
+    echo "$2" >$1.ext &&
+    openssl x509 -req -in $1.csr -CA $ca.pem -CAkey $ca-key.pem -CAcreateserial ${2:+-extfile $1.ext} -out $1.pem
+}
+serve() { # NAME
+    cat >/etc/systemd/system/other-etcd.service <<END
+[Service]
+Type=notify
+ExecStart=/usr/bin/etcd --name=$1 --data-dir=/root/$1.etcd --listen-client-urls=https://192.168.77.11:2389 \
+  --advertise-client-urls=https://192.168.77.11:2389 --listen-peer-urls=http://127.0.0.1:2381 \
+  --cert-file=/root/$1.pem --key-file=/root/$1-key.pem
+END
+    systemctl start other-etcd
+}
+serve_v2() {
+    cat >/etc/systemd/system/other-etcd.service <<END
+[Service]
+Type=notify
+ExecStart=/usr/bin/etcd --name=v2 --data-dir=/root/v2.etcd --listen-client-urls=http://127.0.0.1:2389 \
+  --advertise-client-urls=http://127.0.0.1:2389 --listen-peer-urls=http://127.0.0.1:2381 --enable-v2
+END
+    systemctl start other-etcd
+}
+v2() {
+    ETCDCTL_API=2 etcdctl --endpoints http://127.0.0.1:2389 "$@"
+}
+begin() { # NAME FLAGS…
+    name=$1
+    shift
+    rm -f $name.log
+    flanneld "$@" >$name.log 2>&1 &
+    eval "$name=$!"
+}
+end() { # NAME
+    eval "pid=\$$1"
+    kill $pid
+    wait $pid
+}
+restore() {
+    set -a; . /etc/default/flanneld; set +a
+    etcdctl del --prefix /coreos.com/network &&
+    etcdctl put /coreos.com/network/config '{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"}}' &&
+    ip route flush proto 70 &&
+    rm -rf /run/flannel /var/lib/flannel
+}
+"#;
+
+/// Makes every mistake of the table, and looks for what the table says that flanneld says.
+///
+/// # Panics
+/// At a row that nothing is done for, and with what was said where it is something else.
+pub(crate) fn make_all(stage: &mut Stage, page: &Page, heading: &str) {
+    let rows = page.rows(heading);
+    stage.prepare(0, PREPARE);
+    for case in CASES {
+        let found = rows.iter().any(|(_, cells)| cells[0] == case.symptom);
+        assert!(found, "{}: no row {:?}", page.name, case.symptom);
+    }
+    let mut wrong = Vec::new();
+    for (line, cells) in &rows {
+        let messages = code_spans(&cells[1]);
+        let case = CASES.iter().find(|case| case.symptom == cells[0]);
+        let case = case.unwrap_or_else(|| panic!("{}:{line}: nobody tries {:?}", page.name, cells[0]));
+        assert!(!messages.is_empty(), "{}:{line}: no message", page.name);
+        let said = match case.made {
+            ByStatus => {
+                let settled = ["routes are in place".to_owned()];
+                by_daemon(stage, "", "", "flanneld status >status.txt 2>&1", &settled);
+                fs::read_to_string(stage.inside(0, "/root/status.txt")).unwrap()
+            }
+            ByBuild(script) => by_build(script),
+            ByDaemon(before, flags) => by_daemon(stage, before, flags, case.after, &messages),
+        };
+        println!("== {}\n{said}", cells[0]);
+        for message in messages {
+            if !is_said(&message, &said) {
+                wrong.push(format!("{}:{line}: {message}\nis not said:\n{said}", page.name));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+fn by_daemon(stage: &mut Stage, before: &str, flags: &str, after: &str, messages: &[String]) -> String {
+    stage.prepare(
+        0,
+        &format!(
+            "restore && cd && {}",
+            if before.is_empty() { "true" } else { before }
+        ),
+    );
+    stage.prepare(0, &format!("begin flanneld {flags}"));
+    let log = stage.inside(0, "/root/flanneld.log");
+    let mut said = String::new();
+    // What was not said in time is told together with the others.
+    let _ = wait_until(SOON, "the messages", || {
+        said = fs::read_to_string(&log).unwrap_or_default().replace("\\\"", "\"");
+        messages.iter().all(|message| is_said(message, &said))
+    });
+    stage.prepare(0, &format!("end flanneld; {after}\ntrue"));
+    said
+}
+
+fn is_said(message: &str, said: &str) -> bool {
+    said.lines().any(|line| fits(&[format!("…{message}…")], line))
+}
+
+/// What cargo would show.
+fn by_build(script: &str) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("build");
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let compiled = Command::new(rustc)
+        .args(["--edition=2024", "-o"])
+        .arg(&program)
+        .arg(page::root().join(script))
+        .status();
+    assert!(compiled.unwrap().success(), "{script}");
+    let output = Command::new(program).env_clear().output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
