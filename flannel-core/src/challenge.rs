@@ -5,7 +5,12 @@
 //! holder writes nothing for hours. So it is asked: who finds its own address in another's lease signs
 //! that lease, by compare-and-swap, with its own id, and names there the id that it wrote over. All
 //! else stays as it was, so that no peer sees a difference. A living holder signs the lease with its
-//! own id again at once, and the challenger yields; where nobody does, the lease is the challenger's.
+//! own id again at once, and the challenger waits from then on; where nobody does within five seconds,
+//! the lease is the challenger's.
+//!
+//! Deliberately absent: an answer of flannel's. A lease without an id is taken over by its address at
+//! once, as flannel does, so that a host can be moved from it. And whoever first takes a subnet in the
+//! same instant as another of its address cannot know of it: then each refuses the other's lease.
 
 use serde_json::value::RawValue;
 

@@ -150,7 +150,8 @@ fn who_a_lease_says_it_belongs_to_decides_whether_it_is_mine() {
 #[test]
 fn of_several_leases_the_strongest_claim_wins() {
     let plain = |text: &str, node, public| lease(subnet(text), node, v4(public));
-    let claims: [(&dyn Fn(&str) -> Lease, &str); 5] = [
+    type Held<'a> = &'a dyn Fn(&str) -> Lease;
+    let claims: [(Held<'_>, &str); 5] = [
         (&|text| plain(text, Some(MINE), MY_ADDRESS), "keep 10.5.9.0/24"),
         (
             &|text| asked(text, MINE, THEIRS, v4(MY_ADDRESS)),

@@ -244,7 +244,13 @@ impl Reason {
             | Self::Filter(_)
             | Self::Conflicts { .. } => false,
             Self::Routes { failed, desired, .. } => *failed >= *desired,
-            _ => true,
+            Self::Config(_)
+            | Self::Uplink(_)
+            | Self::Backend(_)
+            | Self::Lease(_)
+            | Self::NoSnapshot
+            | Self::Kernel(_)
+            | Self::SubnetEnv(_) => true,
         }
     }
 

@@ -321,7 +321,7 @@ async fn a_second_host_of_one_address_takes_nothing_from_the_first_and_both_say_
         store.set_latency(Duration::from_millis(20), seed);
         let (first, second, own) = two_of_one_address(&store).await;
         let mut disturbed = Box::pin(first.handle.wait_for(|status| !status.is_ready()));
-        let undisturbed = timeout(Duration::from_secs(600), &mut disturbed).await;
+        let undisturbed = timeout(Duration::from_secs(500), &mut disturbed).await;
         assert!(undisturbed.is_err(), "seed {seed}: {:?}", undisturbed.unwrap());
         assert_eq!(first.subnet(), Some(own));
         assert_eq!(second.status().readiness(), Readiness::NotReady);
@@ -353,7 +353,8 @@ async fn a_second_host_of_one_address_takes_nothing_from_the_first_and_both_say_
             ours.contains("node 00000000000000000000000000000002, publishes our address 192.0.2.1"),
             "{ours}"
         );
-        assert!(store.writes() < 30, "{} writes in 10 minutes", store.writes());
+        // The claim, the challenge, the objection.
+        assert_eq!(store.writes(), 3);
     }
 }
 
@@ -387,12 +388,12 @@ async fn a_second_host_goes_on_by_itself_as_soon_as_either_has_another_address()
         second.ready().await;
         assert_eq!(first.subnet(), Some(own));
         assert_ne!(second.subnet(), Some(own));
-        first.expect("address", false, Duration::from_secs(200)).await;
+        first.expect("address", false, Duration::from_secs(640)).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_lease_of_a_host_that_is_gone_is_its_successors_within_seconds_or_at_the_next_question() {
+async fn the_lease_of_a_host_that_is_gone_is_its_successors_within_seconds() {
     let store = store(CONFIG);
     let first = Running::start(&store, kernel(1), 1);
     first.ready().await;
@@ -405,20 +406,25 @@ async fn the_lease_of_a_host_that_is_gone_is_its_successors_within_seconds_or_at
     assert_eq!(second.subnet(), Some(own));
     let took = begin.elapsed();
     assert!((5..7).contains(&took.as_secs()), "{took:?}");
-    drop(second);
-    store.delete_raw(&own.to_key());
+}
 
+#[tokio::test(start_paused = true)]
+async fn a_second_host_does_not_take_the_firsts_lease_while_that_reboots_but_when_it_has_expired() {
+    let store = store(CONFIG);
     let (first, second, own) = two_of_one_address(&store).await;
     drop(first);
-    let begin = Instant::now();
-    timeout(Duration::from_secs(70), second.handle.wait_for(Status::is_ready))
-        .await
-        .unwrap();
-    assert_eq!(second.subnet(), Some(own));
-    assert!(
-        begin.elapsed() > Duration::from_secs(50),
-        "not asked again at its pace"
-    );
+    sleep(TTL / 2 - Duration::from_secs(5)).await;
+    assert_eq!(second.subnet(), None);
+    let first = Running::start(&store, kernel(1), 1);
+    first.ready().await;
+    assert_eq!(first.subnet(), Some(own));
+    drop(first);
+    timeout(
+        TTL + Duration::from_secs(5),
+        second.handle.wait_for(Status::is_ready),
+    )
+    .await
+    .unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -464,21 +470,23 @@ async fn four_hosts_of_one_address_leave_the_lease_with_the_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_three_hosts_of_one_address_one_of_the_others_succeeds_the_first_when_it_is_gone() {
+async fn of_three_hosts_of_one_address_one_of_the_others_succeeds_the_first_when_its_lease_has_expired() {
     for seed in 0..20 {
         let store = store(CONFIG);
         store.set_latency(Duration::from_millis(20), seed);
-        let (first, second, own) = two_of_one_address(&store).await;
+        let (first, second, _) = two_of_one_address(&store).await;
         let third = Running::start(&store, kernel(1), 3);
         sleep(Duration::from_secs(10)).await;
         drop(first);
-        // The question may be put by both at once, more than once.
-        sleep(Duration::from_secs(600)).await;
+        sleep(TTL + Duration::from_secs(60)).await;
         let ready = [&second, &third].map(|host| host.status().is_ready());
-        assert!(ready[0] != ready[1], "seed {seed}: {ready:?}");
-        let holders = holders(&store);
-        assert_eq!(holders.len(), 2, "seed {seed}: {holders:?}");
-        assert!(holders.iter().all(|(subnet, _)| *subnet == own));
+        assert!(ready.contains(&true), "seed {seed}: {ready:?}");
+        // Who takes free subnets in one instant cannot know of the other; admission keeps them apart.
+        let held: Vec<_> = [&second, &third]
+            .iter()
+            .filter_map(|host| host.subnet())
+            .collect();
+        assert_eq!(store.leases().len(), held.len());
     }
 }
 

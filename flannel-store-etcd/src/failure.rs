@@ -229,6 +229,12 @@ impl Failures {
         self.0.iter().any(|(_, failure)| failure.kind == Kind::Electing)
     }
 
+    /// Whether only somebody who does something can end it.
+    pub(crate) fn are_for_people(&self) -> bool {
+        let for_people = |failure: &Failure| matches!(failure.kind, Kind::Untrusted | Kind::Denied);
+        !self.0.is_empty() && self.0.iter().all(|(_, failure)| for_people(failure))
+    }
+
     /// All of it as one: servers that say the same are named together.
     pub(crate) fn summary(&self) -> Failure {
         let mut said: Vec<(Vec<&str>, &Failure)> = Vec::new();

@@ -16,6 +16,10 @@ use crate::servers::{ELECTED_WITHIN, NOTICED_WITHIN};
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(1);
 
+/// As [`LAST_PAUSE`], where somebody has to do something first: to refuse a password costs a server
+/// more than to take it.
+const REFUSED_PAUSE: Duration = Duration::from_secs(5);
+
 /// An outage is mentioned once every server was asked in vain, or after this time.
 const MENTIONED_AFTER: Duration = Duration::from_secs(3);
 
@@ -67,7 +71,12 @@ impl Outage {
             return Duration::ZERO;
         }
         let doubled = FIRST_PAUSE * 2u32.pow((rounds - 1).min(8));
-        jittered(doubled.min(LAST_PAUSE))
+        let longest = if self.tried.are_for_people() {
+            REFUSED_PAUSE
+        } else {
+            LAST_PAUSE
+        };
+        jittered(doubled.min(longest))
     }
 
     /// Something was heard.
@@ -178,6 +187,21 @@ mod tests {
             pauses.iter().skip(5).all(|pause| *pause >= LAST_PAUSE / 2),
             "{pauses:?}"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn servers_that_refuse_us_are_asked_less_often() {
+        let mut outage = Outage::new(1);
+        for _ in 0..10 {
+            outage.failed(&endpoint(1), Failure::new(Kind::Denied, "wrong password"));
+        }
+        assert!(
+            (REFUSED_PAUSE / 2..=REFUSED_PAUSE).contains(&outage.pause()),
+            "{:?}",
+            outage.pause()
+        );
+        outage.failed(&endpoint(1), refused());
+        assert!(outage.pause() <= LAST_PAUSE);
     }
 
     #[tokio::test(start_paused = true)]

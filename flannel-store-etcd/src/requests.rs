@@ -151,9 +151,10 @@ fn standing(entry: &Entry, own: &Lease) -> Standing {
     }
 }
 
-/// What holds while a lease is the version that was seen.
+/// What holds while a lease is the version that was seen. One that no store has seen is none.
 fn is_still(key: &str, lease: &Lease) -> Compare {
     let revision = i64::try_from(lease.token.revision).unwrap_or(i64::MAX);
+    let revision = if revision == 0 { i64::MAX } else { revision };
     Compare::mod_revision(key, CompareOp::Equal, revision)
 }
 

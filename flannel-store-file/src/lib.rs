@@ -138,7 +138,9 @@ impl SubnetStore for FileStore {
 impl ConfigStore for FileStore {
     async fn read_config(&self) -> Result<Option<String>, StoreError> {
         let doing = format!("read {}", self.disk.directory.config.display());
-        let read = self.disk.run(Work::Request, &doing, |directory| Ok(directory.read_config()));
+        let read = self
+            .disk
+            .run(Work::Request, &doing, |directory| Ok(directory.read_config()));
         match read.await? {
             ConfigText::Missing => Ok(None),
             ConfigText::Text(text) => Ok(Some(text)),

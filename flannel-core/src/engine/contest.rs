@@ -2,14 +2,14 @@
 //! us. No I/O. How the question is put is the business of [`challenge`](crate::challenge).
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::challenge::challenged;
 use crate::choose::{flag, shared};
-use crate::{Lease, Leases, NodeId, PerFamily, Rival, SubnetKey};
-use std::net::IpAddr;
+use crate::{Lease, Leases, NodeId, PerFamily, SubnetKey};
 
 /// So long the holder of a challenged lease has to object. It hears of the challenge at once, and has
 /// one write to make.
@@ -41,9 +41,10 @@ impl Contest {
         &self.undisputed
     }
 
-    /// Whether somebody's objection is being waited for.
-    pub(super) fn is_open(&self, now: Instant) -> bool {
-        self.asked.is_some_and(|(_, until)| now < until)
+    /// The lease whose holder may object yet.
+    pub(super) fn open(&self, now: Instant) -> Option<SubnetKey> {
+        let open = self.asked.filter(|(_, until)| now < *until);
+        open.map(|(subnet, _)| subnet)
     }
 
     /// Whether the time for an objection has passed.
@@ -56,13 +57,9 @@ impl Contest {
         self.asked.map(|(_, until)| until)
     }
 
-    /// What is known of the holder of a lease with our address.
-    pub(super) fn known(&self, lease: &Lease) -> Rival {
-        if self.alive.is_some() && self.alive == holder(lease) {
-            Rival::Alive
-        } else {
-            Rival::Asked
-        }
+    /// Whether the holder of a lease is known to live.
+    pub(super) fn knows(&self, lease: &Lease) -> bool {
+        self.alive.is_some() && self.alive == holder(lease)
     }
 
     /// A lease carries our challenge, and its holder may object.

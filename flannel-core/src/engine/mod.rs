@@ -5,6 +5,7 @@
 
 mod checks;
 mod contest;
+mod displaced;
 mod files;
 mod options;
 mod pace;

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::contest::Contest;
+use super::displaced::Displaced;
 use super::pace::Backoff;
 use crate::challenge::{challenge, challenged, settled};
 use crate::choose::{address_taken, holder};
@@ -28,10 +29,6 @@ const LONGEST_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Former addresses of ours that are remembered.
 const PUBLISHED: usize = 16;
-
-/// It is said so long that another subnet was taken than was asked for: `subnet.env` is right by then,
-/// and nothing else would show when whoever goes by it is, too.
-const DISPLACED_FOR: Duration = Duration::from_secs(600);
 
 /// What to ask of the store.
 #[derive(Debug, Clone)]
@@ -92,10 +89,7 @@ pub(super) struct Registrar {
     /// Addresses that this process has published: a value that carries one is an old one of ours.
     published: Vec<PerFamily<IpAddr>>,
     wish: Wish,
-    /// What `subnet.env` named at the start, until the first choice is made.
-    named: Option<SubnetKey>,
-    /// That another has it, in words, and until when that is said.
-    displaced: Option<(String, Instant)>,
+    displaced: Displaced,
     waiting: Option<Unavailable>,
     /// The leases at which `waiting` was found.
     considered: Option<u64>,
@@ -123,8 +117,7 @@ impl Registrar {
             life: None,
             lost: false,
             published: Vec::new(),
-            named: wish.previous.filter(|_| wish.pinned.is_none()),
-            displaced: None,
+            displaced: Displaced::new(wish.previous.filter(|_| wish.pinned.is_none())),
             wish,
             waiting: None,
             considered: None,
@@ -159,12 +152,7 @@ impl Registrar {
 
     /// That the subnet which `subnet.env` named is another's.
     pub(super) fn displaced(&self, now: Instant) -> Option<String> {
-        let (taken, _) = self.displaced.as_ref().filter(|(_, until)| now < *until)?;
-        let own = self.own.as_ref()?.subnet;
-        Some(format!(
-            "{taken}; this host has {own} instead, and subnet.env says so now: set up anew what goes by it, such as \
-             docker's --bip"
-        ))
+        self.displaced.text(self.own.as_ref()?.subnet, now)
     }
 
     /// The life of our lease from renewal to expiry.
@@ -357,7 +345,6 @@ impl Registrar {
             }
             (Request::Claim { subnet, seen, .. }, Err(StoreError::Taken { .. })) => {
                 self.trouble = None;
-                self.waiting = None;
                 if seen.is_none() {
                     // Its lease has not been seen yet; the next choice is another.
                     self.wish.taken.insert(*subnet);
@@ -415,7 +402,7 @@ impl Registrar {
 
     fn adopt(&mut self, lease: Lease) {
         self.waiting = None;
-        self.named = None;
+        self.displaced.settle();
         self.wish.taken = BTreeSet::new();
         self.wish.previous = Some(lease.subnet);
         self.held = Some(lease.subnet);
@@ -441,7 +428,9 @@ impl Registrar {
     }
 
     fn find(&mut self, view: View<'_>, now: Instant) -> Option<Request> {
-        if self.contest.is_open(now) {
+        if let Some(asked) = self.contest.open(now) {
+            let lease = view.leases.get(&asked);
+            self.waiting = lease.and_then(|lease| address_taken(lease, view.public, Rival::Asked));
             return None;
         }
         // Nothing has changed since there was nothing to be had.
@@ -471,7 +460,8 @@ impl Registrar {
         }
         | Choice::Create(subnet) = &choice
         {
-            self.note_displaced(*subnet, view.leases, now);
+            self.displaced
+                .note(*subnet, self.node, view.leases, &self.wish.taken, now);
         }
         match choice {
             Choice::Keep(lease) => {
@@ -504,9 +494,8 @@ impl Registrar {
                 })
             }
             Choice::Challenge(lease) => {
-                let known = self.contest.known(&lease);
-                self.waiting = address_taken(&lease, view.public, known);
-                if known == Rival::Alive {
+                if self.contest.knows(&lease) {
+                    self.waiting = address_taken(&lease, view.public, Rival::Alive);
                     self.considered = Some(view.generation);
                     return None;
                 }
@@ -552,24 +541,6 @@ impl Registrar {
                 None
             }
         }
-    }
-
-    /// Takes note that the subnet which `subnet.env` named is another's.
-    fn note_displaced(&mut self, chosen: SubnetKey, leases: &Leases, now: Instant) {
-        let Some(named) = self.named.filter(|named| *named != chosen) else {
-            return;
-        };
-        let overlapping = leases.overlapping(&named);
-        let by = match leases.get(&named).or_else(|| overlapping.first().copied()) {
-            Some(lease) if lease.attrs.node == Some(self.node) => return,
-            Some(lease) => format!("the lease {} of {}", lease.subnet, holder(lease)),
-            None if self.wish.taken.iter().any(|taken| taken.overlaps(&named)) => {
-                "another host, whose lease is not shown yet".to_owned()
-            }
-            None => return,
-        };
-        let text = format!("the subnet {named}, which subnet.env named, is taken by {by}");
-        self.displaced = Some((text, now + DISPLACED_FOR));
     }
 
     /// Leases of this very host that it does not use: after a change of the network, or a claim

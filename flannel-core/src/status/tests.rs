@@ -35,6 +35,12 @@ fn reasons() -> Vec<(Reason, &'static str, Readiness)> {
         (Reason::SubnetEnv(some("no")), "subnet_env", NotReady),
         (Reason::State(some("no")), "state", Degraded),
         (Reason::ConfigRefused(some("no")), "config_refused", Degraded),
+        (Reason::ConfigDoubt(some("no")), "config_doubt", Degraded),
+        (Reason::Address(some("no")), "address", Degraded),
+        (Reason::Subnet(some("no")), "subnet", Degraded),
+        (Reason::Bridge(some("no")), "bridge", Degraded),
+        (Reason::Forwarding(some("no")), "forwarding", Degraded),
+        (Reason::Filter(some("no")), "filter", Degraded),
     ]
 }
 

@@ -302,6 +302,7 @@ async fn cost() -> Duration {
 }
 
 #[test]
+#[allow(clippy::disallowed_macros, reason = "a test's reader is there")]
 fn a_look_at_the_packet_filter_costs_little() {
     on_a_thread(async || {
         enter_a_new_namespace();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use etcd_client::{Client, PutOptions, Txn, TxnOp};
-use flannel_core::{Gap, LeaseAttrs, NodeId, StoreError, StoreEvent, SubnetStore};
+use flannel_core::{Gap, Lease, LeaseAttrs, NodeId, StoreError, StoreEvent, SubnetStore};
 use flannel_store_etcd::EtcdStore;
 use tokio::time::{Instant, sleep};
 
@@ -194,6 +194,15 @@ async fn no_etcd_lease_is_left_behind_by_a_claim_that_lost_or_a_release() {
     grants_left(&raw, 1).await;
     store.release(&own).await.unwrap();
     grants_left(&raw, 0).await;
+}
+
+#[tokio::test]
+async fn a_lease_that_no_store_has_seen_is_nothing_to_take_over() {
+    let place = Place::new();
+    let store = place.open();
+    let imagined = Lease::new(subnet("10.5.1.0/24"), attrs(1));
+    let claimed = store.claim(imagined.subnet, Some(&imagined), &attrs(1)).await;
+    assert!(matches!(claimed, Err(StoreError::Taken { .. })), "{claimed:?}");
 }
 
 #[tokio::test]

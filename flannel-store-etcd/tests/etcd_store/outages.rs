@@ -11,7 +11,7 @@ use lab::EtcdCluster;
 use nix::sys::signal::Signal;
 use tokio::time::Instant;
 
-use crate::place::{CONFIG, PREFIX, Place, Watch, attrs, options, put, subnet};
+use crate::place::{CONFIG, PATIENCE, PREFIX, Place, Watch, attrs, options, put, subnet};
 use crate::proxy::{Proxy, Way};
 
 /// Nobody listens there.
@@ -114,8 +114,24 @@ async fn without_any_server_a_request_fails_in_time_and_a_watch_is_silent() {
     );
 }
 
+/// The member that leads.
+async fn leader(cluster: &EtcdCluster) -> usize {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        for (index, member) in cluster.members().iter().enumerate() {
+            let status = async { Client::connect([member.endpoint()], None).await?.status().await };
+            if let Ok(status) = status.await
+                && status.header().unwrap().member_id() == status.leader()
+            {
+                return index;
+            }
+        }
+        assert!(Instant::now() < deadline, "nobody leads");
+    }
+}
+
 #[tokio::test]
-async fn a_member_that_is_killed_changes_nothing() {
+async fn a_leader_that_is_killed_changes_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let members = ["a", "b", "c"].map(|name| options(name, directory.path()));
     let cluster = EtcdCluster::start(members.to_vec()).unwrap();
@@ -124,16 +140,41 @@ async fn a_member_that_is_killed_changes_nothing() {
     let mut watch = Watch::ready(&store).await;
     let mut own = store.claim(subnet("10.5.1.0/24"), None, &attrs(1)).await.unwrap();
     watch.put().await;
-    for (host, killed) in (2..).zip([0, 1]) {
-        cluster.member(killed).kill().unwrap();
+    for host in 2..5 {
+        let leader = cluster.member(leader(&cluster).await);
+        leader.kill().unwrap();
         // Until the others have agreed on a leader nothing is written.
         own = store.keep(&own, &attrs(host)).await.unwrap();
         match watch.next().await {
             StoreEvent::Put(lease) => assert_eq!(lease.attrs, attrs(host)),
             other => panic!("{other:?}"),
         }
-        cluster.member(killed).start_again().unwrap();
+        leader.start_again().unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_request_waits_for_a_leader_and_not_for_ever() {
+    let directory = tempfile::tempdir().unwrap();
+    let members = ["a", "b", "c"].map(|name| options(name, directory.path()));
+    let cluster = EtcdCluster::start(members.to_vec()).unwrap();
+    let store = open(&cluster.endpoints());
+    store.write_config(CONFIG).await.unwrap();
+    cluster.member(1).kill().unwrap();
+    cluster.member(2).kill().unwrap();
+    let start = Instant::now();
+    let error = store.read_config().await.unwrap_err();
+    assert!(
+        error.is_transient() && error.to_string().contains("leader"),
+        "{error}"
+    );
+    let waited = start.elapsed();
+    assert!(
+        (Duration::from_secs(4)..Duration::from_secs(10)).contains(&waited),
+        "{waited:?}"
+    );
+    cluster.member(1).launch_again().unwrap();
+    assert_eq!(store.read_config().await.unwrap().as_deref(), Some(CONFIG));
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use lab::{Certificate, CertificateForm, CertificateOptions, Etcd, EtcdTls, KeyFo
 use tempfile::TempDir;
 
 use crate::place::{CONFIG, PREFIX, Place, Watch, attrs, options, subnet};
+use crate::proxy::Proxy;
 
 /// An authority, and servers with certificates of it.
 struct Authority {
@@ -357,6 +358,24 @@ async fn certificates_that_were_rotated_are_used_after_a_reload_and_bad_ones_are
         ])
         .unwrap();
     while !matches!(watch.beyond_silence().await, StoreEvent::Put(lease) if lease.attrs == attrs(2)) {}
+}
+
+#[tokio::test]
+async fn a_reload_counts_for_new_connections_and_interrupts_nothing() {
+    let authority = Authority::new();
+    let server = authority.strict("127.0.0.1");
+    let client = authority.issue("client", CertificateForm::Sound, &[]);
+    let proxy = Proxy::to(&server.endpoint()).await;
+    let url = proxy.url().replace("http", "https");
+    let store = open(&url, &authority.pki.ca_file(), Some(&client)).unwrap();
+    store.write_config(CONFIG).await.unwrap();
+    let mut watch = Watch::ready(&store).await;
+    assert_eq!(proxy.connections(), 1, "one connection does for everything");
+    store.reload().unwrap();
+    let own = store.claim(subnet("10.5.1.0/24"), None, &attrs(1)).await.unwrap();
+    assert_eq!(proxy.connections(), 2);
+    assert_eq!(watch.put().await.subnet, own.subnet);
+    assert_eq!(proxy.connections(), 2);
 }
 
 #[tokio::test]

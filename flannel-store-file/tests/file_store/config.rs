@@ -43,5 +43,8 @@ async fn a_config_that_cannot_be_read_or_written_is_an_error_that_names_it() {
     let place = folder.path().join("config").display().to_string();
     let read = store.read_config().await.unwrap_err().to_string();
     let written = store.write_config("{}").await.unwrap_err().to_string();
-    assert!(read.contains(&place) && written.contains(&place), "{read}\n{written}");
+    assert!(
+        read.contains(&place) && written.contains(&place),
+        "{read}\n{written}"
+    );
 }

@@ -12,31 +12,45 @@
     reason = "a test that cannot set up its hosts has failed"
 )]
 
+mod embed;
 mod fit;
 mod flannel;
 mod page;
 mod release;
+mod service;
 mod shell;
 mod stage;
 mod symptoms;
 mod systemd;
 mod unit;
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lab::wait_until;
+
 use crate::page::Page;
-use crate::stage::Stage;
+use crate::stage::{Compare, Stage};
 
 fn page(name: &str) -> Page {
     Page::read(name).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Two hosts with the tarballs of this version and the next.
+/// Two hosts with the tarball of this version.
 fn operators_hosts(name: &str) -> Stage {
-    let mut stage = Stage::hosts(name, 2);
-    let homes = [0, 1].map(|host| stage.inside(host, "/root"));
-    for later in [0, 1] {
-        release::pack(&homes, &release::version(later));
-    }
-    // Debian starts it when it is installed.
+    let stage = Stage::hosts(name, 2);
+    release::pack(&homes(&stage), &release::version(0));
+    stage
+}
+
+fn homes(stage: &Stage) -> [PathBuf; 2] {
+    [0, 1].map(|host| stage.inside(host, "/root"))
+}
+
+/// As Debian starts it when it is installed.
+fn with_supervisord(mut stage: Stage) -> Stage {
     stage.prepare(
         1,
         "systemctl start supervisor; until supervisorctl pid >/dev/null; do sleep 0.1; done",
@@ -46,7 +60,9 @@ fn operators_hosts(name: &str) -> Stage {
 
 #[test]
 fn operate() {
-    operators_hosts("operate").run(&page("docs/operate.md"));
+    let mut stage = with_supervisord(operators_hosts("operate"));
+    release::pack(&homes(&stage), &release::version(1));
+    stage.run(&page("docs/operate.md"));
 }
 
 #[test]
@@ -73,4 +89,71 @@ fn every_flag_is_in_from_flannel_with_what_becomes_of_it() {
 #[test]
 fn every_log_line_in_from_flannel_is_one_of_a_source() {
     flannel::find_log_lines(&page("docs/from-flannel.md"), "## Log lines");
+}
+
+#[test]
+fn embed() {
+    let page = page("docs/embed.md");
+    embed::compare_with_files(&page);
+    let directory = tempfile::tempdir().unwrap();
+    Stage::repository("embed", directory.path(), Compare::Lines).run(&page);
+}
+
+#[test]
+fn readme() {
+    let directory = tempfile::tempdir().unwrap();
+    let target = Path::new(env!("CARGO_BIN_EXE_flanneld")).parent().unwrap();
+    let make = directory.path().join("make");
+    let script = include_str!("make.sh").replace("@TARGET@", &target.display().to_string());
+    fs::write(&make, script).unwrap();
+    fs::set_permissions(&make, Permissions::from_mode(0o755)).unwrap();
+    Stage::repository("readme", directory.path(), Compare::Excerpt).run(&page("README.md"));
+}
+
+/// Its commands after the build, which needs minutes; the last is the daemon itself.
+#[test]
+fn the_readme_runs_a_daemon_in_two_commands() {
+    let page = page("README.md");
+    let mut scripts = page.blocks.iter().filter(|block| block.info.language == "sh");
+    let script = scripts.next().unwrap();
+    assert!(
+        scripts.next().is_none(),
+        "README.md: another script, which nobody runs"
+    );
+    let [build, set, run] = &*script.lines else {
+        panic!("README.md:{}: build, set and run are expected", script.line)
+    };
+    assert!(build.starts_with("cargo build --release -p flanneld"), "{build}");
+    let mut stage = Stage::hosts("readme_daemon", 1);
+    for (line, end) in [(set, ""), (run, " >log 2>&1 &")] {
+        let line = line.split(" #").next().unwrap_or_default();
+        let line = line.replace("target/release/flanneld", env!("CARGO_BIN_EXE_flanneld"));
+        stage.prepare(0, &format!("{line}{end}"));
+    }
+    let subnet_env = stage.inside(0, "/run/flannel/subnet.env");
+    wait_until(Duration::from_secs(10), "subnet.env", || {
+        fs::read_to_string(&subnet_env).is_ok_and(|text| text.contains("FLANNEL_NETWORK=10.244.0.0/16"))
+    })
+    .unwrap();
+    stage.prepare(0, "kill %1; wait");
+}
+
+#[test]
+fn every_page_is_run() {
+    let pages = fs::read_dir(page::root().join("docs")).unwrap();
+    let names = pages.map(|page| page.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.filter(|name| name.ends_with(".md")).collect();
+    names.sort();
+    assert_eq!(
+        names,
+        ["compare.md", "embed.md", "from-flannel.md", "operate.md"],
+        "each page has a test of its own here"
+    );
+}
+
+#[test]
+fn compare() {
+    let mut stage = with_supervisord(operators_hosts("compare"));
+    stage.run_until(&page("docs/operate.md"), "## 6. See");
+    stage.run(&page("docs/compare.md"));
 }

@@ -3,9 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::{fmt, fs};
 
-/// What a code block may hold besides commands. A block without a language, or one that highlights a shell, would be
+/// What a code block may hold besides commands. One without a language, or one that highlights a shell, would be
 /// commands that nobody runs.
 const QUOTED: [&str; 6] = ["ini", "json", "rust", "text", "toml", "yaml"];
+/// Has a script besides, whose lines a test of its own knows.
+const README: &str = "README.md";
 
 /// A file of the repository, with its fenced blocks.
 #[derive(Debug)]
@@ -90,7 +92,7 @@ impl Page {
                 }
                 (Some(block), None) => block.lines.push(line.trim_end().to_owned()),
                 (None, Some(info)) => {
-                    let info = Info::parse(info).map_err(fail)?;
+                    let info = Info::parse(info, name == README).map_err(fail)?;
                     open = Some(Block {
                         info,
                         line: number + 1,
@@ -165,7 +167,7 @@ impl Page {
 }
 
 impl Info {
-    fn parse(info: &str) -> Result<Self, String> {
+    fn parse(info: &str, scripts: bool) -> Result<Self, String> {
         let mut words = info.split_whitespace();
         let language = words.next().unwrap_or_default().to_owned();
         let mut parsed = Self {
@@ -173,7 +175,11 @@ impl Info {
             exit: 0,
             file: None,
         };
-        let known = parsed.language == "console" || QUOTED.contains(&parsed.language.as_str());
+        let known = match parsed.language.as_str() {
+            "console" => true,
+            "sh" => scripts,
+            other => QUOTED.contains(&other),
+        };
         if !known {
             return Err(format!(
                 "a block of {:?}: commands are `console` with prompts, all else is one of {}",

@@ -13,6 +13,9 @@ use crate::stage::Stage;
 /// Time for a message to be there. Two daemons that publish one address take three seconds to find out.
 const SOON: Duration = Duration::from_secs(15);
 
+/// What a daemon says once all is well.
+const SETTLED: &str = "routes are in place";
+
 /// A row of the table, by its first cell, and how it comes to that on host1, where etcd runs, the options of the page
 /// are in the environment, and a config is in place.
 struct Case {
@@ -24,14 +27,16 @@ struct Case {
 
 enum Made {
     /// By a daemon with more flags, after this has been done.
-    ByDaemon(&'static str, &'static str),
+    Daemon(&'static str, &'static str),
+    /// By this, done to a daemon that runs.
+    Change(&'static str),
     /// By a daemon that has ended.
-    ByStatus,
+    Status,
     /// By this build script, where there is no program at all.
-    ByBuild(&'static str),
+    Build(&'static str),
 }
 
-use Made::{ByBuild, ByDaemon, ByStatus};
+use Made::{Build, Change, Daemon, Status};
 
 const fn case(symptom: &'static str, made: Made, after: &'static str) -> Case {
     Case { symptom, made, after }
@@ -53,17 +58,17 @@ macro_rules! lease {
 const CASES: &[Case] = &[
     case(
         "etcd is down, or its port another",
-        ByDaemon("", "--etcd-endpoints=https://192.168.77.11:2399"),
+        Daemon("", "--etcd-endpoints=https://192.168.77.11:2399"),
         "",
     ),
     case(
         "the CA is another cluster's",
-        ByDaemon("authority other", "--etcd-cafile=other.pem"),
+        Daemon("authority other", "--etcd-cafile=other.pem"),
         "",
     ),
     case(
         "the server's certificate lacks the address",
-        ByDaemon(
+        Daemon(
             "certificate elsewhere $'subjectAltName=IP:192.168.77.99\\nextendedKeyUsage=serverAuth,clientAuth' && \
              serve elsewhere",
             "--etcd-endpoints=https://192.168.77.11:2389",
@@ -72,7 +77,7 @@ const CASES: &[Case] = &[
     ),
     case(
         "the server's certificate names no host",
-        ByDaemon(
+        Daemon(
             "certificate plain extendedKeyUsage=serverAuth,clientAuth && serve plain",
             "--etcd-endpoints=https://192.168.77.11:2389",
         ),
@@ -80,7 +85,7 @@ const CASES: &[Case] = &[
     ),
     case(
         "a certificate was made without `-extfile`",
-        ByDaemon(
+        Daemon(
             "certificate old '' && serve old",
             "--etcd-endpoints=https://192.168.77.11:2389",
         ),
@@ -88,12 +93,12 @@ const CASES: &[Case] = &[
     ),
     case(
         "no client certificate",
-        ByDaemon("unset FLANNELD_ETCD_CERTFILE FLANNELD_ETCD_KEYFILE", ""),
+        Daemon("unset FLANNELD_ETCD_CERTFILE FLANNELD_ETCD_KEYFILE", ""),
         "",
     ),
     case(
         "the client certificate is another CA's",
-        ByDaemon(
+        Daemon(
             "authority other && CA=other certificate stranger extendedKeyUsage=clientAuth",
             "--etcd-certfile=stranger.pem --etcd-keyfile=stranger-key.pem",
         ),
@@ -101,12 +106,12 @@ const CASES: &[Case] = &[
     ),
     case(
         "the key belongs to another certificate",
-        ByDaemon("", "--etcd-keyfile=/etc/flannel/ca-key.pem"),
+        Daemon("", "--etcd-keyfile=/etc/flannel/ca-key.pem"),
         "",
     ),
     case(
         "`http://` for a server with TLS",
-        ByDaemon(
+        Daemon(
             "",
             "--etcd-endpoints=http://192.168.77.11:2379 --etcd-cafile= --etcd-certfile= --etcd-keyfile=",
         ),
@@ -114,23 +119,23 @@ const CASES: &[Case] = &[
     ),
     case(
         "the port is in use",
-        ByDaemon("", "--healthz-port=2379 --healthz-ip=192.168.77.11"),
+        Daemon("", "--healthz-port=2379 --healthz-ip=192.168.77.11"),
         "",
     ),
-    case("a second flanneld", ByDaemon("begin first", ""), "end first"),
+    case("a second flanneld", Daemon("begin first", ""), "end first"),
     case(
         "no config",
-        ByDaemon("etcdctl del /coreos.com/network/config", ""),
+        Daemon("etcdctl del /coreos.com/network/config", ""),
         "",
     ),
     case(
         "the config was put with `etcdctl set`, API v2 is off",
-        ByDaemon("etcdctl del /coreos.com/network/config", ""),
+        Daemon("etcdctl del /coreos.com/network/config", ""),
         "",
     ),
     case(
         "the config was put with `etcdctl set`, an old flannel still runs",
-        ByDaemon(
+        Daemon(
             r#"serve_v2 && v2 set /coreos.com/network/config '{"Network":"172.7.0.0/16"}' &&
                v2 set /coreos.com/network/subnets/172.7.12.0-24 '{"PublicIP":"192.168.77.12"}'"#,
             "--etcd-endpoints=http://127.0.0.1:2389 --etcd-cafile= --etcd-certfile= --etcd-keyfile=",
@@ -139,7 +144,7 @@ const CASES: &[Case] = &[
     ),
     case(
         "a typo in the config",
-        ByDaemon(
+        Daemon(
             r#"etcdctl put /coreos.com/network/config '{"Netwrok":"172.7.0.0/16","Backend":{"Type":"host-gw"}}'"#,
             "",
         ),
@@ -147,7 +152,7 @@ const CASES: &[Case] = &[
     ),
     case(
         "a backend that is not there",
-        ByDaemon(
+        Daemon(
             r#"etcdctl put /coreos.com/network/config '{"Network":"172.7.0.0/16","Backend":{"Type":"vxlan"}}'"#,
             "",
         ),
@@ -155,17 +160,17 @@ const CASES: &[Case] = &[
     ),
     case(
         "packets are not forwarded",
-        ByDaemon("sysctl -w net.ipv4.ip_forward=0", ""),
-        "sysctl -w net.ipv4.ip_forward=1",
+        Daemon("echo 0 >/proc/sys/net/ipv4/ip_forward", ""),
+        "echo 1 >/proc/sys/net/ipv4/ip_forward",
     ),
     case(
         "Docker's FORWARD drops them",
-        ByDaemon("iptables -P FORWARD DROP", ""),
+        Daemon("iptables -P FORWARD DROP", ""),
         "iptables -P FORWARD ACCEPT",
     ),
     case(
         "two hosts with one `--public-ip`",
-        ByDaemon(
+        Daemon(
             lease!("192.168.77.12", "172.7.12.0"),
             "--public-ip=192.168.77.12 --iface=eth0",
         ),
@@ -173,12 +178,12 @@ const CASES: &[Case] = &[
     ),
     case(
         "the pinned subnet is another host's",
-        ByDaemon(lease!("192.168.77.13", "172.7.11.0"), ""),
+        Daemon(lease!("192.168.77.13", "172.7.11.0"), ""),
         "",
     ),
     case(
         "the bridge has an address of another subnet",
-        ByDaemon(
+        Daemon(
             "ip link add docker0 type bridge && ip addr add 172.7.99.1/24 dev docker0 && ip link set docker0 up",
             "",
         ),
@@ -186,12 +191,12 @@ const CASES: &[Case] = &[
     ),
     case(
         "a peer stands on another segment",
-        ByDaemon(lease!("10.9.9.23", "172.7.23.0"), ""),
+        Daemon(lease!("10.9.9.23", "172.7.23.0"), ""),
         "",
     ),
     case(
         "a route of somebody else's",
-        ByDaemon(
+        Daemon(
             concat!(
                 lease!("192.168.77.12", "172.7.12.0"),
                 " && ip route add 172.7.12.0/24 via 192.168.77.13 proto static"
@@ -200,10 +205,20 @@ const CASES: &[Case] = &[
         ),
         "ip route del 172.7.12.0/24 proto static",
     ),
-    case("no such interface", ByDaemon("", "--iface=eth9"), ""),
+    case("no such interface", Daemon("", "--iface=eth9"), ""),
+    case(
+        "another host has written over the lease",
+        Change(lease!("192.168.77.13", "172.7.11.0")),
+        "",
+    ),
+    case(
+        "etcd was restored, or its data is gone",
+        Change("systemctl stop etcd && rm -r /var/lib/etcd/default && systemctl start etcd"),
+        "",
+    ),
     case(
         "every subnet is given out",
-        ByDaemon(
+        Daemon(
             concat!(
                 r#"etcdctl put /coreos.com/network/config '{"Network":"172.7.0.0/16","SubnetMin":"172.7.12.0","SubnetMax":"172.7.12.0","Backend":{"Type":"host-gw"}}' && "#,
                 lease!("192.168.77.12", "172.7.12.0"),
@@ -212,11 +227,11 @@ const CASES: &[Case] = &[
         ),
         "",
     ),
-    case("`--ip-masq` is refused", ByDaemon("", "--ip-masq"), ""),
-    case("`flanneld status` finds nobody", ByStatus, ""),
+    case("`--ip-masq` is refused", Daemon("", "--ip-masq"), ""),
+    case("`flanneld status` finds nobody", Status, ""),
     case(
         "`cargo build` without protoc",
-        ByBuild("flannel-store-etcd/build.rs"),
+        Build("flannel-store-etcd/build.rs"),
         "",
     ),
 ];
@@ -294,13 +309,22 @@ pub(crate) fn make_all(stage: &mut Stage, page: &Page, heading: &str) {
         let case = case.unwrap_or_else(|| panic!("{}:{line}: nobody tries {:?}", page.name, cells[0]));
         assert!(!messages.is_empty(), "{}:{line}: no message", page.name);
         let said = match case.made {
-            ByStatus => {
-                let settled = ["routes are in place".to_owned()];
-                by_daemon(stage, "", "", "flanneld status >status.txt 2>&1", &settled);
+            Daemon(before, flags) => {
+                begin(stage, before, flags);
+                end(stage, &messages, case.after)
+            }
+            Change(change) => {
+                begin(stage, "", "");
+                hear(stage, &[SETTLED.to_owned()]);
+                stage.prepare(0, change);
+                end(stage, &messages, case.after)
+            }
+            Status => {
+                begin(stage, "", "");
+                end(stage, &[SETTLED.to_owned()], "flanneld status >status.txt 2>&1");
                 fs::read_to_string(stage.inside(0, "/root/status.txt")).unwrap()
             }
-            ByBuild(script) => by_build(script),
-            ByDaemon(before, flags) => by_daemon(stage, before, flags, case.after, &messages),
+            Build(script) => by_build(script),
         };
         println!("== {}\n{said}", cells[0]);
         for message in messages {
@@ -312,22 +336,26 @@ pub(crate) fn make_all(stage: &mut Stage, page: &Page, heading: &str) {
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
 
-fn by_daemon(stage: &mut Stage, before: &str, flags: &str, after: &str, messages: &[String]) -> String {
-    stage.prepare(
-        0,
-        &format!(
-            "restore && cd && {}",
-            if before.is_empty() { "true" } else { before }
-        ),
-    );
+/// Starts a daemon after `before` has been done.
+fn begin(stage: &mut Stage, before: &str, flags: &str) {
+    let before = if before.is_empty() { "true" } else { before };
+    stage.prepare(0, &format!("restore && cd && {before}"));
     stage.prepare(0, &format!("begin flanneld {flags}"));
+}
+
+/// What it has said when all of this is among it, or when the time is up.
+fn hear(stage: &Stage, messages: &[String]) -> String {
     let log = stage.inside(0, "/root/flanneld.log");
     let mut said = String::new();
-    // What was not said in time is told together with the others.
     let _ = wait_until(SOON, "the messages", || {
         said = fs::read_to_string(&log).unwrap_or_default().replace("\\\"", "\"");
         messages.iter().all(|message| is_said(message, &said))
     });
+    said
+}
+
+fn end(stage: &mut Stage, messages: &[String], after: &str) -> String {
+    let said = hear(stage, messages);
     stage.prepare(0, &format!("end flanneld; {after}\ntrue"));
     said
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// A service, from its file.
 #[derive(Debug, Clone, Default)]
@@ -22,11 +23,12 @@ pub(crate) struct Unit {
     /// Of these, those that go when it stops.
     pub(crate) fleeting: Vec<PathBuf>,
     pub(crate) restarts: bool,
+    pub(crate) watchdog: Option<Duration>,
     pub(crate) wanted_by: Vec<String>,
 }
 
 /// What changes nothing that a test of one host can see.
-const WITHOUT_EFFECT: [&str; 14] = [
+const WITHOUT_EFFECT: [&str; 13] = [
     "DynamicUser",
     "KillMode",
     "LimitNOFILE",
@@ -40,7 +42,6 @@ const WITHOUT_EFFECT: [&str; 14] = [
     "SyslogIdentifier",
     "TimeoutStartSec",
     "TimeoutStopSec",
-    "WatchdogSec",
 ];
 
 impl Unit {
@@ -90,6 +91,12 @@ impl Unit {
                         .split_whitespace()
                         .map(|name| PathBuf::from("/var/lib").join(name));
                     unit.directories.extend(below);
+                }
+                ("Service", "WatchdogSec") => {
+                    let seconds = value.trim_end_matches('s').parse();
+                    unit.watchdog = Some(Duration::from_secs(
+                        seconds.map_err(|_| format!("{key}={value}"))?,
+                    ));
                 }
                 ("Service", "Restart") => unit.restarts = value != "no",
                 ("Service", key) if WITHOUT_EFFECT.contains(&key) => {}

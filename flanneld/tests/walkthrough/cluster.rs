@@ -14,7 +14,7 @@ use lab::{
 use crate::node::{Node, Shell};
 
 /// For what takes milliseconds, on a machine under load, where the time is not what is tested.
-pub(crate) const SOON: Duration = Duration::from_secs(10);
+pub(crate) const SOON: Duration = Duration::from_secs(20);
 /// A ping that is answered within this is, and one that is not is not.
 const PING: Duration = Duration::from_secs(1);
 /// Where guides put the config.
