@@ -8,6 +8,7 @@ use flannel_core::StoreError;
 use thiserror::Error;
 
 use crate::endpoint::Endpoint;
+use crate::tls::Tls;
 use crate::verdict;
 
 /// Why not.
@@ -70,12 +71,12 @@ impl Failure {
     }
 
     /// What `endpoint` answered, or why it did not.
-    pub(crate) fn of(error: &etcd_client::Error, endpoint: &Endpoint, shows_certificate: bool) -> Self {
+    pub(crate) fn of(error: &etcd_client::Error, endpoint: &Endpoint, tls: Option<&Tls>) -> Self {
         match error {
             etcd_client::Error::GRpcStatus(status) => {
                 let source = StdError::source(status);
-                if let Some(tls) = source.and_then(verdict::tls_error) {
-                    return Self::untrusted(tls, endpoint, shows_certificate);
+                if let Some(error) = source.and_then(verdict::tls_error) {
+                    return Self::untrusted(error, endpoint, tls);
                 }
                 match source {
                     Some(source) => Self::unreachable(source, status.message()),
@@ -94,7 +95,8 @@ impl Failure {
     }
 
     /// TLS says no.
-    pub(crate) fn untrusted(error: &rustls::Error, endpoint: &Endpoint, shows_certificate: bool) -> Self {
+    pub(crate) fn untrusted(error: &rustls::Error, endpoint: &Endpoint, tls: Option<&Tls>) -> Self {
+        let shows_certificate = tls.is_some_and(|tls| tls.shows_certificate);
         Self::new(
             Kind::Untrusted,
             verdict::of_handshake(error, endpoint, shows_certificate),
@@ -186,6 +188,11 @@ impl Failure {
         matches!(self.kind, Kind::Unreachable | Kind::Electing | Kind::Untrusted)
     }
 
+    /// Whether the connection, or the log-in on it, is not to be used again.
+    pub(crate) const fn spoils_connection(&self) -> bool {
+        matches!(self.kind, Kind::Unreachable | Kind::Untrusted | Kind::Denied)
+    }
+
     /// Whether what was asked may have been done.
     pub(crate) const fn is_ambiguous(&self) -> bool {
         matches!(self.kind, Kind::Unreachable | Kind::Electing)
@@ -224,6 +231,11 @@ impl Failures {
         }
     }
 
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether one of them waits for a leader.
     pub(crate) fn are_of_an_election(&self) -> bool {
         self.0.iter().any(|(_, failure)| failure.kind == Kind::Electing)
@@ -232,7 +244,7 @@ impl Failures {
     /// Whether only somebody who does something can end it.
     pub(crate) fn are_for_people(&self) -> bool {
         let for_people = |failure: &Failure| matches!(failure.kind, Kind::Untrusted | Kind::Denied);
-        !self.0.is_empty() && self.0.iter().all(|(_, failure)| for_people(failure))
+        !self.is_empty() && self.0.iter().all(|(_, failure)| for_people(failure))
     }
 
     /// All of it as one: servers that say the same are named together.

@@ -137,11 +137,11 @@ impl Outage {
         })
     }
 
-    /// There is a watch. Whether its absence was mentioned.
-    pub(crate) fn over(&mut self) -> bool {
+    /// There is a watch.
+    pub(crate) fn over(&mut self) {
         let now = Instant::now();
         (self.heard, self.began) = (now, now);
-        self.mentioned.take().is_some()
+        self.mentioned = None;
     }
 }
 
@@ -218,7 +218,8 @@ mod tests {
         assert!(outage.failed(&endpoint(2), late()).is_none(), "too often");
         advance(MENTIONED_EVERY).await;
         assert!(outage.failed(&endpoint(2), late()).is_some());
-        assert!(outage.over() && !outage.over());
+        outage.over();
+        assert!(outage.failed(&endpoint(2), late()).is_some(), "another outage");
     }
 
     #[tokio::test(start_paused = true)]

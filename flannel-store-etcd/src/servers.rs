@@ -15,7 +15,7 @@ use crate::endpoint::Endpoint;
 use crate::failure::{Failure, Failures, Kind};
 use crate::http;
 use crate::options::Password;
-use crate::random::jittered;
+use crate::random::{self, jittered};
 use crate::tls::{Tls, TlsFiles};
 
 /// How long a connection may take, handshake and all.
@@ -78,7 +78,6 @@ pub(crate) struct Server {
     index: usize,
     serial: u64,
     proven: Arc<AtomicBool>,
-    shows_certificate: bool,
 }
 
 impl Servers {
@@ -93,13 +92,15 @@ impl Servers {
         }
         let tls = files.as_ref().map(TlsFiles::read).transpose()?.map(Arc::new);
         let connections = endpoints.iter().map(|_| None).collect();
+        // Hosts have the same list, and not all of them ought to ask the same server.
+        let current = random::number() % endpoints.len() as u64;
         Ok(Some(Self {
             endpoints: endpoints.into_iter().map(Arc::new).collect(),
             login,
             files,
             state: Mutex::new(State {
                 tls,
-                current: 0,
+                current: usize::try_from(current).unwrap_or(0),
                 connections,
                 serial: 0,
             }),
@@ -151,25 +152,20 @@ impl Servers {
             serial: connection.serial,
             client: connection.client,
             proven: connection.proven,
-            shows_certificate: self.shows_certificate(),
             endpoint,
             tls,
         })
     }
 
-    /// Gives a connection up on which something failed. If another server may do better it is its turn.
+    /// Draws the conclusions of a failure: another server's turn, another connection or log-in.
     pub(crate) fn give_up(&self, server: &Server, failure: &Failure) {
-        let mut state = self.state();
-        let slot = &mut state.connections[server.index];
-        if slot
-            .as_ref()
-            .is_some_and(|connection| connection.serial == server.serial)
-        {
-            *slot = None;
-        }
-        drop(state);
         if failure.is_of_one_server() {
             self.turn_from(server.index);
+        }
+        let slot = &mut self.state().connections[server.index];
+        let is_this = |connection: &mut Connection| connection.serial == server.serial;
+        if failure.spoils_connection() {
+            slot.take_if(is_this);
         }
     }
 
@@ -198,6 +194,7 @@ impl Servers {
                     failures.note(&endpoint, failure);
                 }
                 Ok(Err((_, failure))) => return Err(failure),
+                Err(_) if failures.is_empty() => return Err(Failure::late(OVERALL_DEADLINE)),
                 Err(_) => break,
             }
             attempts += 1;
@@ -238,10 +235,8 @@ impl Servers {
             options = options.with_user(name, password.reveal());
         }
         match timeout(REQUEST_DEADLINE, Client::connect([&endpoint.url], Some(options))).await {
-            Ok(opened) => match opened {
-                Ok(client) => Ok(client),
-                Err(error) => Err(explain(endpoint, tls, self.shows_certificate(), &error).await),
-            },
+            Ok(Ok(client)) => Ok(client),
+            Ok(Err(error)) => Err(explain(endpoint, tls, &error).await),
             Err(_) => Err(Failure::late(REQUEST_DEADLINE)),
         }
     }
@@ -268,10 +263,6 @@ impl Servers {
         }
     }
 
-    fn shows_certificate(&self) -> bool {
-        self.files.as_ref().is_some_and(|files| files.identity.is_some())
-    }
-
     /// Nothing panics while it is held.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -290,26 +281,20 @@ impl Server {
                 Ok(answer)
             }
             Ok(Err(error)) if self.proven.load(Ordering::Relaxed) => Err(self.failure(&error)),
-            Ok(Err(error)) => Err(explain(
-                &self.endpoint,
-                self.tls.as_deref(),
-                self.shows_certificate,
-                &error,
-            )
-            .await),
+            Ok(Err(error)) => Err(explain(&self.endpoint, self.tls.as_deref(), &error).await),
             Err(_) => Err(Failure::late(REQUEST_DEADLINE)),
         }
     }
 
     /// What an error of this server's means.
     pub(crate) fn failure(&self, error: &Error) -> Failure {
-        Failure::of(error, &self.endpoint, self.shows_certificate)
+        Failure::of(error, &self.endpoint, self.tls.as_deref())
     }
 }
 
 /// Why nothing was ever answered on a connection.
-async fn explain(endpoint: &Endpoint, tls: Option<&Tls>, shows_certificate: bool, error: &Error) -> Failure {
-    let failure = Failure::of(error, endpoint, shows_certificate);
+async fn explain(endpoint: &Endpoint, tls: Option<&Tls>, error: &Error) -> Failure {
+    let failure = Failure::of(error, endpoint, tls);
     if !failure.is_abrupt {
         return failure;
     }
@@ -318,7 +303,7 @@ async fn explain(endpoint: &Endpoint, tls: Option<&Tls>, shows_certificate: bool
         None => None,
     };
     match refusal {
-        Some(refusal) => Failure::untrusted(&refusal, endpoint, shows_certificate),
+        Some(refusal) => Failure::untrusted(&refusal, endpoint, tls),
         None => failure.or_set_up_wrongly(endpoint),
     }
 }
@@ -341,5 +326,34 @@ impl fmt::Debug for Servers {
         f.debug_struct("Servers")
             .field("endpoints", &self.endpoints)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn servers(count: u16) -> Servers {
+        let endpoint = |port| Endpoint::parse(&format!("http://127.0.0.1:{port}"), false).unwrap();
+        let endpoints = (1..=count).map(endpoint).collect();
+        Servers::new(endpoints, None, None).unwrap().unwrap()
+    }
+
+    #[test]
+    fn hosts_with_the_same_list_begin_at_different_servers() {
+        let first: BTreeSet<usize> = (0..200).map(|_| servers(3).state().current).collect();
+        assert_eq!(first, BTreeSet::from([0, 1, 2]));
+    }
+
+    #[test]
+    fn a_turn_is_passed_on_once_however_many_requests_fail_on_one_server() {
+        let servers = servers(3);
+        let first = servers.state().current;
+        for _ in 0..5 {
+            servers.turn_from(first);
+        }
+        assert_eq!(servers.state().current, (first + 1) % 3);
     }
 }

@@ -26,10 +26,11 @@ pub(crate) struct TlsFiles {
 }
 
 /// What was in the files, ready for use.
-#[derive(Clone)]
 pub(crate) struct Tls {
     pub(crate) options: TlsOptions,
     pub(crate) config: Arc<ClientConfig>,
+    /// Whether a certificate is shown to servers that ask for one.
+    pub(crate) shows_certificate: bool,
 }
 
 impl TlsFiles {
@@ -66,6 +67,7 @@ impl TlsFiles {
         Ok(Tls {
             options,
             config: Arc::new(config),
+            shows_certificate: self.identity.is_some(),
         })
     }
 }

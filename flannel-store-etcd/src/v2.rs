@@ -156,7 +156,7 @@ async fn look(server: &Server, keys: &Keys) -> Finding {
 fn judge(config: String, leases: Answer) -> Finding {
     match leases {
         Answer::Directory(leases) => {
-            if let Some(first) = leases.first() {
+            if let Some(first) = leases.iter().min() {
                 return Finding::InUse {
                     leases: leases.len(),
                     first: first.rsplit('/').next().unwrap_or_default().to_owned(),
@@ -286,7 +286,7 @@ mod tests {
         for nobody in [Answer::Absent, directory(&[])] {
             assert_eq!(judge(config(), nobody), Finding::Config(config()));
         }
-        let leases = directory(&["/net/subnets/10.5.1.0-24", "/net/subnets/10.5.2.0-24"]);
+        let leases = directory(&["/net/subnets/10.5.2.0-24", "/net/subnets/10.5.1.0-24"]);
         let in_use = Finding::InUse {
             leases: 2,
             first: "10.5.1.0-24".to_owned(),

@@ -35,11 +35,13 @@ pub(crate) fn events(shared: Arc<Shared>) -> BoxStream<'static, StoreEvent> {
         shared,
         ready: VecDeque::new(),
         watching: None,
+        silent: false,
         silence_ends: None,
     };
     unfold(watch, |mut watch| async move {
         loop {
             if let Some(event) = watch.ready.pop_front() {
+                watch.silent = matches!(event, StoreEvent::Silent { .. });
                 return Some((event, watch));
             }
             watch.advance().await;
@@ -56,6 +58,8 @@ struct Watch {
     /// What is to be said next: no more than what one answer led to.
     ready: VecDeque<StoreEvent>,
     watching: Option<Watching>,
+    /// Whether silence is what was said last.
+    silent: bool,
     /// When it is to be said that a silence is over, if nothing else is said before.
     silence_ends: Option<Instant>,
 }
@@ -125,7 +129,8 @@ impl Watch {
         match attempt {
             Ok(watching) => {
                 // Where nothing was missed, nobody would know that the silence is over.
-                let silent = self.outage.over() && self.ready.is_empty();
+                self.outage.over();
+                let silent = self.silent && self.ready.is_empty();
                 self.silence_ends = silent.then(|| Instant::now() + CAUGHT_UP_WITHIN);
                 self.watching = Some(watching);
             }

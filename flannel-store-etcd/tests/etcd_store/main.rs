@@ -8,6 +8,7 @@
 
 mod config;
 mod contract;
+mod failover;
 mod leases;
 mod login;
 mod options;

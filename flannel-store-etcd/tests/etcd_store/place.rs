@@ -1,6 +1,5 @@
 //! A server of one's own, and what others would write there.
 
-use std::path::Path;
 use std::time::Duration;
 
 use flannel_core::{Gap, Lease, LeaseAttrs, StoreEvent, SubnetKey, SubnetStore};
@@ -33,7 +32,7 @@ impl Place {
     pub(crate) fn with(change: impl FnOnce(EtcdOptions) -> EtcdOptions) -> Self {
         let directory = tempfile::tempdir().unwrap();
         Self {
-            etcd: Etcd::start(change(options("etcd", directory.path()))).unwrap(),
+            etcd: Etcd::start(change(EtcdOptions::new("etcd", directory.path()))).unwrap(),
             _directory: directory,
         }
     }
@@ -55,9 +54,9 @@ impl Place {
     }
 }
 
-/// A member that does not wait for the disk.
-pub(crate) fn options(name: &str, directory: &Path) -> EtcdOptions {
-    EtcdOptions::new(name, directory)
+/// A store on these servers.
+pub(crate) fn open(endpoints: &str) -> EtcdStore {
+    EtcdStore::open(EtcdStoreOptions::endpoints(endpoints)).unwrap()
 }
 
 /// Puts a value below the prefix.

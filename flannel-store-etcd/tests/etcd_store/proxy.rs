@@ -55,6 +55,15 @@ impl Proxy {
         }
     }
 
+    /// Two ways to the server at this URL, of which the store that `open` makes takes the first.
+    pub(crate) async fn pair<S>(url: &str, open: impl AsyncFn(&str) -> S) -> (Self, Self, S) {
+        let (a, b) = (Self::to(url).await, Self::to(url).await);
+        let store = open(&format!("{},{}", a.url(), b.url())).await;
+        let (a_is_used, b_is_used) = (a.connections() > 0, b.connections() > 0);
+        assert!(a_is_used != b_is_used, "one server is asked at a time");
+        if a_is_used { (a, b, store) } else { (b, a, store) }
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }

@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 
 use flannel_core::{ConfigStore, StoreError, StoreEvent, SubnetStore};
 use flannel_store_etcd::{EtcdStore, EtcdStoreOptions};
-use lab::{Certificate, CertificateForm, CertificateOptions, Etcd, EtcdTls, KeyFormat, KeyUsage, Pki};
+use lab::{
+    Certificate, CertificateForm, CertificateOptions, Etcd, EtcdOptions, EtcdTls, KeyFormat, KeyUsage, Pki,
+};
 use tempfile::TempDir;
 
-use crate::place::{CONFIG, PREFIX, Place, Watch, attrs, options, subnet};
+use crate::place::{CONFIG, PREFIX, Place, Watch, attrs, subnet};
 use crate::proxy::Proxy;
 
 /// An authority, and servers with certificates of it.
@@ -41,7 +43,7 @@ impl Authority {
     fn strict(&self, address: &str) -> Etcd {
         let name = format!("server {address}").replace([':', ' '], "-");
         let certificate = self.issue(&name, CertificateForm::Sound, &[&format!("IP:{address}")]);
-        let mut options = options(&name, self.directory.path()).tls(EtcdTls {
+        let mut options = EtcdOptions::new(&name, self.directory.path()).tls(EtcdTls {
             authority: self.pki.ca_file(),
             certificate,
             client_cert_auth: true,
@@ -58,7 +60,7 @@ impl Authority {
             .unwrap()
             .to_string_lossy()
             .into_owned();
-        let mut options = options(&name, self.directory.path()).tls(EtcdTls {
+        let mut options = EtcdOptions::new(&name, self.directory.path()).tls(EtcdTls {
             authority: self.pki.ca_file(),
             certificate,
             client_cert_auth: false,
@@ -82,23 +84,21 @@ fn open(url: &str, ca: &Path, identity: Option<&Certificate>) -> Result<EtcdStor
     EtcdStore::open(options)
 }
 
-/// What is said of a store that nobody can use, by a request and by a watch.
-async fn trouble(store: &EtcdStore) -> String {
-    let error = store.read_config().await.expect_err("this cannot work");
+/// Nobody can use this store, and both a request and a watch say why, in these words.
+async fn assert_trouble(store: &EtcdStore, words: &[&str]) {
+    let error = store
+        .read_config()
+        .await
+        .expect_err("this cannot work")
+        .to_string();
     let mut watch = Watch::begin(store).await;
-    match watch.next().await {
-        StoreEvent::Silent { reason, .. } => {
-            let text = error.to_string();
-            assert!(text.contains(&reason), "{text:?} {reason:?}");
-            text
+    let StoreEvent::Silent { reason, .. } = watch.next().await else {
+        panic!("the watch is not silent");
+    };
+    for word in words {
+        for text in [&error, &reason] {
+            assert!(text.contains(word), "{word:?} is not in {text:?}");
         }
-        other => panic!("not silent: {other:?}"),
-    }
-}
-
-fn assert_names(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(text.contains(part), "{part:?} is not in {text:?}");
     }
 }
 
@@ -212,9 +212,8 @@ async fn a_server_that_cannot_be_trusted_is_named_with_the_reason_and_the_remedy
     ] {
         let server = authority.lenient(authority.issue(name, form, names));
         let store = open(&server.endpoint(), &ca, None).unwrap();
-        let text = trouble(&store).await;
-        assert_names(&text, &[&server.endpoint()]);
-        assert_names(&text, &parts);
+        assert_trouble(&store, &[&server.endpoint()]).await;
+        assert_trouble(&store, &parts).await;
     }
 }
 
@@ -232,10 +231,7 @@ async fn a_self_signed_certificate_is_trusted_where_it_is_named_as_the_ca() {
     };
     let server = authority.lenient(ca);
     let store = open(&server.endpoint(), &authority.pki.ca_file(), None).unwrap();
-    assert_names(
-        &trouble(&store).await,
-        &["that of a CA", "basicConstraints=CA:FALSE"],
-    );
+    assert_trouble(&store, &["that of a CA", "basicConstraints=CA:FALSE"]).await;
 }
 
 #[tokio::test]
@@ -244,7 +240,7 @@ async fn the_wrong_ca_file_is_told_from_a_wrong_certificate() {
     let server = authority.strict("127.0.0.1");
     let client = authority.issue("client", CertificateForm::Sound, &[]);
     let store = open(&server.endpoint(), &other.pki.ca_file(), Some(&client)).unwrap();
-    assert_names(&trouble(&store).await, &["not of its CA", "--etcd-cafile"]);
+    assert_trouble(&store, &["not of its CA", "--etcd-cafile"]).await;
 }
 
 #[tokio::test]
@@ -253,10 +249,11 @@ async fn a_client_certificate_that_is_missing_or_refused_is_named_with_its_flag(
     let server = authority.strict("127.0.0.1");
     let ca = authority.pki.ca_file();
     let store = open(&server.endpoint(), &ca, None).unwrap();
-    assert_names(
-        &trouble(&store).await,
+    assert_trouble(
+        &store,
         &["wants a client certificate", "--etcd-certfile", "--etcd-keyfile"],
-    );
+    )
+    .await;
     for refused in [
         other.issue("of-another", CertificateForm::Sound, &[]),
         authority.issue("expired", CertificateForm::Expired, &[]),
@@ -272,10 +269,7 @@ async fn a_client_certificate_that_is_missing_or_refused_is_named_with_its_flag(
             .unwrap(),
     ] {
         let store = open(&server.endpoint(), &ca, Some(&refused)).unwrap();
-        assert_names(
-            &trouble(&store).await,
-            &["refuses the client certificate", "--etcd-certfile"],
-        );
+        assert_trouble(&store, &["refuses the client certificate", "--etcd-certfile"]).await;
     }
 }
 
@@ -285,12 +279,12 @@ async fn the_wrong_scheme_is_told() {
     let server = authority.strict("127.0.0.1");
     let plain = server.endpoint().replace("https", "http");
     let store = EtcdStore::open(EtcdStoreOptions::endpoints(&plain)).unwrap();
-    assert_names(&trouble(&store).await, &[&plain, "write https://"]);
+    assert_trouble(&store, &[&plain, "write https://"]).await;
 
     let place = Place::new();
     let secure = place.etcd.endpoint().replace("http", "https");
     let store = open(&secure, &authority.pki.ca_file(), None).unwrap();
-    assert_names(&trouble(&store).await, &[&secure, "write http://"]);
+    assert_trouble(&store, &[&secure, "write http://"]).await;
 }
 
 #[tokio::test]
@@ -333,7 +327,11 @@ async fn certificates_that_were_rotated_are_used_after_a_reload_and_bad_ones_are
 
     fs::write(&files[2], "no key any more").unwrap();
     let error = store.reload().expect_err("the key is gone");
-    assert_names(&error.to_string(), &["key.pem", "--etcd-keyfile"]);
+    let text = error.to_string();
+    assert!(
+        text.contains("key.pem") && text.contains("--etcd-keyfile"),
+        "{text}"
+    );
     store.claim(subnet("10.5.1.0/24"), None, &attrs(1)).await.unwrap();
     watch.put().await;
 
@@ -384,7 +382,7 @@ async fn a_config_in_api_v2_is_found_over_tls() {
     let certificate = authority.issue("server", CertificateForm::Sound, &["IP:127.0.0.1"]);
     let client = authority.issue("client", CertificateForm::Sound, &[]);
     let server = Etcd::start(
-        options("etcd", authority.directory.path())
+        EtcdOptions::new("etcd", authority.directory.path())
             .tls(EtcdTls {
                 authority: authority.pki.ca_file(),
                 certificate,

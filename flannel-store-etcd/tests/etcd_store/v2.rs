@@ -1,5 +1,7 @@
 //! A config that `etcdctl set` put into API v2.
 
+use std::time::Duration;
+
 use flannel_core::{ConfigError, ConfigStore, Gap, StoreEvent};
 use flannel_store_etcd::{EtcdStore, V2Import};
 use lab::EtcdOptions;
@@ -111,6 +113,18 @@ async fn api_v2_without_a_config_is_said_to_have_none_either() {
         matches!(*error, ConfigError::Missing { .. }) && text.contains("has none either"),
         "{text}"
     );
+}
+
+#[tokio::test]
+#[ignore = "long: API v2 is asked every half a minute"]
+async fn a_config_that_is_put_into_api_v2_later_is_found() {
+    let place = Place::with(EtcdOptions::api_v2);
+    let mut watch = Watch::begin(&place.open()).await;
+    assert!(matches!(watch.next().await, StoreEvent::Config(Err(_))));
+    watch.snapshot(Gap::Start).await;
+    set(&place, "config", CONFIG);
+    let found = watch.within(Duration::from_secs(40)).await;
+    assert!(matches!(found, Some(StoreEvent::Config(Ok(_)))), "{found:?}");
 }
 
 #[tokio::test]
