@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, absolute};
+use std::path::{Component, Path, PathBuf, absolute};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -83,11 +83,7 @@ async fn serve(flags: &Flags, notify: &Notify, log: LogHandle) -> Result<(), Dae
     let hangup = signal(SignalKind::hangup())?;
     info!(version = env!("CARGO_PKG_VERSION"), "flanneld starts");
     let subnet_file = absolute(&flags.subnet_file)?;
-    let purpose = format!(
-        "{} with subnet file {}",
-        store::network(&flags.store),
-        subnet_file.display()
-    );
+    let purpose = purpose(flags);
     let health = Arc::new(Health::new(store::place(&flags.store), Some(log)));
     let mut tasks = JoinSet::new();
     let opened = async {
@@ -126,6 +122,21 @@ async fn serve(flags: &Flags, notify: &Notify, log: LogHandle) -> Result<(), Dae
     notify.stopping();
     info!("flanneld ends; routes and subnet file stay");
     Ok(result?)
+}
+
+/// What tells this daemon from every other of the host: it names the state directory. A relative path counts as it is
+/// written: where an upgrade swaps a link to the directory, the successor's absolute path is another.
+fn purpose(flags: &Flags) -> String {
+    let written: PathBuf = flags
+        .subnet_file
+        .components()
+        .filter(|part| *part != Component::CurDir)
+        .collect();
+    format!(
+        "{} with subnet file {}",
+        store::network(&flags.store),
+        written.display()
+    )
 }
 
 /// Where `flanneld status` asks. Without it the daemon does its work all the same.

@@ -91,11 +91,10 @@ fn the_tarball_is_flat_and_always_the_same_and_its_daemon_needs_nothing_of_the_m
     let etcd = Etcd::start(EtcdOptions::new("etcd", lab.directory()).within(host, address(host))).unwrap();
     etcd.etcdctl(&["put", CONFIG_KEY, CONFIG]).unwrap();
     fs::create_dir(root.join("etc")).unwrap();
-    fs::write(
-        root.join("etc/hosts"),
-        format!("{} etcd.example\n", address(host)),
-    )
-    .unwrap();
+    let hosts = format!("{} etcd.example\n", address(host));
+    fs::write(root.join("etc/hosts"), hosts).unwrap();
+    // A module of glibc's that a static program must not load, were it there.
+    fs::write(root.join("etc/nsswitch.conf"), "hosts: myhostname\n").unwrap();
     let with_names = said_in(&root, host);
     assert!(with_names.contains("lease acquired"), "{with_names}");
 }
