@@ -34,6 +34,8 @@ pub struct NetworkConfig {
     pub nftables: bool,
     /// Members that are ignored, as all are that nobody knows, and were hardly meant to be.
     pub misspelt: Vec<Misspelt>,
+    /// The text that it was read from, without the space around it.
+    pub text: Box<str>,
 }
 
 /// A member that nobody knows, and whose name is nearly a known one's.
@@ -186,7 +188,11 @@ impl NetworkConfig {
                 error: Box::new(error),
                 misspelt: misspelt.clone(),
             }),
-            (config, _) => Ok(Self { misspelt, ..config? }),
+            (config, _) => Ok(Self {
+                misspelt,
+                text: json.trim().into(),
+                ..config?
+            }),
         }
     }
 
@@ -213,6 +219,7 @@ impl NetworkConfig {
             backend: BackendConfig { kind, options },
             nftables,
             misspelt: Vec::new(),
+            text: Box::default(),
         })
     }
 

@@ -359,6 +359,20 @@ async fn a_second_host_of_one_address_takes_nothing_from_the_first_and_both_say_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lease_with_our_address_beside_the_one_that_we_hold_is_refused_and_no_more_is_said() {
+    let store = store(CONFIG);
+    let running = Running::start(&store, kernel(1), 1);
+    running.ready().await;
+    store.put_raw(
+        "10.5.200.0-24",
+        r#"{"PublicIP":"192.0.2.1","BackendType":"host-gw","NodeID":"00000000000000000000000000000009"}"#,
+    );
+    sleep(LOOKED).await;
+    let status = running.status();
+    assert_eq!((status.peers.refused, &status.reasons[..]), (1, &[][..]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn peers_see_no_difference_while_two_hosts_contend_for_a_lease() {
     let store = store(CONFIG);
     let peer = Running::start(&store, kernel(9), 9);
@@ -548,4 +562,56 @@ async fn a_public_ip_that_is_a_neighbours_is_told_of_with_the_lease_and_asked_of
         assert_eq!(holders(&store), [(own, Holder::Node(NodeId(1)))]);
         assert_eq!(first.status().reasons, [], "it has noticed nothing");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_public_ip_behind_a_nat_is_no_neighbours_and_its_holder_is_asked() {
+    let store = store(CONFIG);
+    let behind_nat = |node| {
+        let mut options = Options::new(NodeId(node));
+        options.uplink.public.v4 = Some("203.0.113.7".parse().unwrap());
+        options
+    };
+    let first = Running::with(&store, kernel(1), Box::new(PlainRoutes), behind_nat(1));
+    first.ready().await;
+    let own = first.subnet();
+    let second = Running::with(&store, kernel(2), Box::new(PlainRoutes), behind_nat(2));
+    let asked = second
+        .expect("lease", true, Duration::from_secs(1))
+        .await
+        .unwrap();
+    assert!(asked.to_string().contains("203.0.113.7"), "{asked}");
+    first.expect("address", true, Duration::from_secs(1)).await;
+    drop((first, second));
+    // Installed anew, with nobody left to object.
+    let third = Running::with(&store, kernel(1), Box::new(PlainRoutes), behind_nat(3));
+    third.ready().await;
+    assert_eq!(third.subnet(), own);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bridge_is_held_against_the_subnet_that_is_ours_now() {
+    let store = store(CONFIG);
+    let running = Running::start(&store, kernel(1), 1);
+    running.ready().await;
+    let own = running.subnet().unwrap();
+    let bridge = own.net(Family::V4).unwrap().hosts().next().unwrap();
+    running.kernel.create_link("docker0", &[&format!("{bridge}/24")]);
+    sleep(LOOKED).await;
+    assert_eq!(running.status().reasons, []);
+    // Another host takes the subnet, and ours is another from then on.
+    store.put_raw(
+        &own.to_key(),
+        r#"{"PublicIP":"192.0.2.9","BackendType":"host-gw","NodeID":"00000000000000000000000000000009"}"#,
+    );
+    let reason = running
+        .expect("bridge", true, Duration::from_secs(1))
+        .await
+        .unwrap();
+    assert!(
+        reason
+            .to_string()
+            .contains(&format!("the lease {own} of 192.0.2.9")),
+        "{reason}"
+    );
 }

@@ -5,7 +5,8 @@ use std::io::{self, Read};
 use std::time::Duration;
 
 use flannel_core::{
-    Host, HostSource, NetworkConfig, Protected, Range, StoreError, StoreEvent, SubnetKey, choose_uplink,
+    Host, HostSource, Lease, NetworkConfig, Protected, Range, StoreError, StoreEvent, SubnetKey,
+    choose_uplink,
 };
 use flannel_netlink::Netlink;
 use futures_util::StreamExt;
@@ -132,8 +133,9 @@ async fn check(text: &str, flags: &Flags) -> Result<String, ConfigVerbError> {
         let _ = writeln!(meaning, "subnets   {}", subnets(range));
     }
     let _ = writeln!(meaning, "backend   {backend}");
-    meaning.push_str(&leases(&config, flags).await);
-    meaning.push_str(&this_host(&config, flags).await);
+    let leases = listed(flags).await;
+    meaning.push_str(&outside(&config, leases.as_deref()));
+    meaning.push_str(&this_host(&config, leases.as_deref().unwrap_or_default(), flags).await);
     Ok(meaning)
 }
 
@@ -155,7 +157,7 @@ fn backend(config: &NetworkConfig) -> Result<String, ConfigVerbError> {
     }
     if BACKENDS_OF_FLANNEL.contains(&kind) {
         return Ok(format!(
-            "{kind}, which this flanneld does not have: only hosts that run flannel will join"
+            "{kind}\nwarning   this flanneld has no backend {kind}: only hosts that run flannel will join"
         ));
     }
     Err(ConfigVerbError::Invalid(format!(
@@ -164,10 +166,11 @@ fn backend(config: &NetworkConfig) -> Result<String, ConfigVerbError> {
     )))
 }
 
-/// Those leases that would be left outside. A store that does not answer says nothing about that.
-async fn leases(config: &NetworkConfig, flags: &Flags) -> String {
+/// The leases that are there; `None` where the store does not answer.
+async fn listed(flags: &Flags) -> Option<Vec<Lease>> {
     let snapshot = async {
-        let store = Store::open(&flags.store).await.ok()?;
+        // A look must not import anything.
+        let store = Store::open(&flags.store.clone().without_import()).await.ok()?;
         let mut events = store.subnets().watch().await.ok()?;
         while let Some(event) = events.next().await {
             match event {
@@ -178,7 +181,12 @@ async fn leases(config: &NetworkConfig, flags: &Flags) -> String {
         }
         None
     };
-    let Ok(Some(leases)) = timeout(STORE_DEADLINE, snapshot).await else {
+    timeout(STORE_DEADLINE, snapshot).await.ok().flatten()
+}
+
+/// Those leases that would be left outside.
+fn outside(config: &NetworkConfig, leases: Option<&[Lease]>) -> String {
+    let Some(leases) = leases else {
         return "leases    unknown, the store does not answer\n".to_owned();
     };
     let outside: Vec<SubnetKey> = leases
@@ -199,7 +207,7 @@ async fn leases(config: &NetworkConfig, flags: &Flags) -> String {
 }
 
 /// Which subnets this host could not take, nor route to.
-async fn this_host(config: &NetworkConfig, flags: &Flags) -> String {
+async fn this_host(config: &NetworkConfig, leases: &[Lease], flags: &Flags) -> String {
     let options = uplink_options(&flags.uplink);
     let families: Vec<_> = config.ranges.iter().map(|(family, _)| family).collect();
     let reach: Vec<_> = flags.uplink.can_reach.into_iter().collect();
@@ -232,7 +240,7 @@ async fn this_host(config: &NetworkConfig, flags: &Flags) -> String {
     for (subnets, what) in collisions.take(LISTED) {
         let _ = writeln!(text, "warning   {subnets} cannot be used here: {what} is there");
     }
-    for line in bridges(config, &host).take(LISTED) {
+    for line in bridges(config, &host, leases).take(LISTED) {
         let _ = writeln!(text, "{line}");
     }
     text
@@ -240,7 +248,7 @@ async fn this_host(config: &NetworkConfig, flags: &Flags) -> String {
 
 /// Devices beside the uplink with addresses in the network: right where the prefix is one subnet, which this host
 /// ought to hold then.
-fn bridges(config: &NetworkConfig, host: &Host) -> impl Iterator<Item = String> {
+fn bridges(config: &NetworkConfig, host: &Host, leases: &[Lease]) -> impl Iterator<Item = String> {
     let others = host
         .facts
         .links
@@ -248,7 +256,15 @@ fn bridges(config: &NetworkConfig, host: &Host) -> impl Iterator<Item = String> 
         .filter(|link| link.name != host.uplink.device && !link.loopback);
     let addresses =
         others.flat_map(|link| link.addresses.iter().map(move |address| (link.name, address.net)));
-    addresses.filter_map(|(device, net)| {
+    let ours = leases.iter().filter(|lease| {
+        let mut public = lease.attrs.public.iter();
+        public.any(|(family, address)| host.uplink.public.get(family) == Some(address))
+    });
+    let held: Vec<IpNet> = ours.flat_map(|lease| lease.subnet.nets()).collect();
+    addresses.filter_map(move |(device, net)| {
+        if held.contains(&net.trunc()) {
+            return None;
+        }
         let subnets = collision(config, net.trunc())?;
         let whole = config.ranges.iter().any(|(_, range)| range.gives_out(net.trunc()));
         Some(if whole {

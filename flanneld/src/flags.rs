@@ -75,6 +75,17 @@ pub enum StoreFlags {
     Etcd(EtcdFlags),
 }
 
+impl StoreFlags {
+    /// For a look at the store that leaves it as it is.
+    #[must_use]
+    pub fn without_import(mut self) -> Self {
+        if let Self::Etcd(etcd) = &mut self {
+            etcd.v2_import = false;
+        }
+        self
+    }
+}
+
 /// The `--etcd-…` flags.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EtcdFlags {

@@ -73,7 +73,7 @@ impl Contest {
         self.alive = holder(lease);
     }
 
-    /// There is nobody to be asked.
+    /// There is nobody to be asked, or nothing is known of anybody any more.
     pub(super) const fn settle(&mut self) {
         self.alive = None;
     }

@@ -8,7 +8,7 @@ use tracing::{info, warn};
 
 use crate::Reason;
 
-/// What keeps us waiting is said this often.
+/// What is not as it ought to be is said this often.
 const REMIND_EVERY: Duration = Duration::from_secs(30);
 
 /// What only takes its usual time is not worth a line before this.
@@ -87,7 +87,7 @@ impl Reasons {
         self.all.retain(|entry| {
             let over = kind(&entry.reason);
             if over && entry.said {
-                info!(was = %entry.reason, "no longer waiting");
+                info!(was = %entry.reason, "mended");
             }
             !over
         });
@@ -101,7 +101,7 @@ impl Reasons {
             if now >= due {
                 entry.next = Some(now + REMIND_EVERY);
                 entry.said = true;
-                warn!(reason = %entry.reason, "waiting");
+                warn!(reason = %entry.reason, "not as it ought to be");
             }
         }
     }

@@ -186,6 +186,11 @@ impl Registrar {
         }
     }
 
+    /// The store went back to what was before: nobody has written what it shows now.
+    pub(super) const fn history_lost(&mut self) {
+        self.contest.settle();
+    }
+
     /// What the store has under our subnet changed: `now_there` is what it is.
     pub(super) fn observe(&mut self, subnet: &SubnetKey, now_there: Option<&Lease>) {
         self.wish.taken.remove(subnet);

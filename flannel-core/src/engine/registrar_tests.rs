@@ -774,6 +774,21 @@ fn an_objection_that_comes_before_the_answer_to_the_challenge_counts() {
 }
 
 #[test]
+fn a_store_that_went_back_to_before_the_challenge_has_not_objected() {
+    let mut host = challenging();
+    let theirs = host.lease(2, MY_ADDRESS, Some(OTHER));
+    host.registrar.observe_all(std::slice::from_ref(&theirs));
+    host.put(theirs);
+    host.registrar.history_lost();
+    let challenge = host.next();
+    assert_eq!(challenged(&written(&challenge)), Some(OTHER));
+    host.grant(&challenge.unwrap());
+    assert!(host.next().is_none());
+    host.sleep();
+    assert_eq!(written(&host.next()), host.attrs);
+}
+
+#[test]
 fn a_challenge_that_the_watch_does_not_show_wins_nothing() {
     let mut host = Fixture::new();
     host.put(host.lease(2, MY_ADDRESS, Some(OTHER)));
@@ -783,7 +798,18 @@ fn a_challenge_that_the_watch_does_not_show_wins_nothing() {
     assert_eq!(host.sleep(), ms(5000));
     assert_eq!(host.held(), None);
     // What it knows of is still another's.
-    assert_eq!(challenged(&written(&host.next())), Some(OTHER));
+    let asked = host.next();
+    assert_eq!(challenged(&written(&asked)), Some(OTHER));
+    host.refuse(&asked.unwrap(), unavailable());
+    let theirs = host.lease(2, MY_ADDRESS, Some(OTHER));
+    host.put(Lease {
+        attrs: crate::challenge::challenge(&theirs, ME),
+        ..theirs
+    });
+    host.sleep();
+    assert!(host.next().is_none());
+    assert_eq!(host.held(), None, "the holder's time begins anew");
+    assert_eq!(host.sleep(), ms(5000));
 }
 
 #[test]
@@ -836,6 +862,70 @@ fn a_store_that_does_not_take_a_challenge_is_tried_again_and_named() {
             .unwrap()
             .contains("unless that host objects")
     );
+}
+
+#[test]
+fn what_a_challenged_lease_publishes_is_never_taken_for_an_address_of_ours() {
+    let mut host = Fixture::new();
+    let both = |v4: &str, v6: &str| PerFamily {
+        v6: v6.parse().ok(),
+        ..public(v4)
+    };
+    host.attrs.public = both(MY_ADDRESS, "fd00::1");
+    let mut theirs = host.lease(2, MY_ADDRESS, Some(OTHER));
+    theirs.attrs.public = both(MY_ADDRESS, "fd00::2");
+    host.put(theirs.clone());
+    let challenge = host.next().unwrap();
+    host.grant(&challenge);
+    assert!(host.next().is_none());
+    host.sleep();
+    let keep = host.next().unwrap();
+    assert_eq!(written(&Some(keep.clone())).public, host.attrs.public);
+    host.grant(&keep);
+    assert_eq!(host.held(), Some(subnet(2)));
+    assert_eq!(host.registrar.published, [host.attrs.public]);
+}
+
+#[test]
+fn a_lease_won_and_lost_again_before_it_is_written_is_asked_about_anew() {
+    let mut host = pinned(1);
+    host.put(host.lease(2, MY_ADDRESS, Some(OTHER)));
+    let challenge = host.next().unwrap();
+    host.grant(&challenge);
+    assert!(host.next().is_none());
+    host.sleep();
+    let claim = host.next().unwrap();
+    created(Some(claim.clone()));
+    // It comes back late, and somebody asks it in our name, as after a restart.
+    let theirs = host.lease(2, MY_ADDRESS, Some(OTHER));
+    host.put(theirs.clone());
+    host.refuse(&claim, unavailable());
+    host.put(Lease {
+        attrs: crate::challenge::challenge(&theirs, ME),
+        ..theirs
+    });
+    host.sleep();
+    assert!(host.next().is_none(), "before its holder had the time to object");
+}
+
+#[test]
+fn a_challenge_to_a_lease_that_is_lost_since_is_nothing_to_object_to() {
+    let mut host = Fixture::holding();
+    host.sleep();
+    let keep = host.next().unwrap();
+    let own = host.registrar.own().unwrap().clone();
+    host.put(Lease {
+        attrs: challenge(&own, OTHER),
+        ..own
+    });
+    host.refuse(&keep, StoreError::LeaseLost { subnet: subnet(1) });
+    assert_eq!(host.held(), None);
+    // Somebody has put it back meanwhile.
+    host.put(host.lease(1, MY_ADDRESS, Some(ME)));
+    host.sleep();
+    assert!(host.next().is_none());
+    assert_eq!(host.held(), Some(subnet(1)));
+    assert!(host.next().is_none(), "objected to what is long gone");
 }
 
 #[test]
@@ -1079,6 +1169,17 @@ fn nothing_is_said_of_subnet_env_when_what_it_names_is_had_is_free_or_was_lost_l
     };
     let had = Fixture::holding();
     assert_eq!(had.registrar.displaced(had.now), None);
+
+    // Ours, but too wide for the network by now.
+    let mut outgrown = Fixture::wishing(wish());
+    let wide = outgrown.lease(0, MY_ADDRESS, Some(ME));
+    outgrown.put(Lease {
+        subnet: "10.5.0.0/23".parse().unwrap(),
+        ..wide
+    });
+    let claim = outgrown.next().unwrap();
+    outgrown.grant(&claim);
+    assert_eq!(outgrown.registrar.displaced(outgrown.now), None);
 
     let mut elsewhere = Fixture::wishing(wish());
     elsewhere.put(elsewhere.lease(2, MY_ADDRESS, Some(ME)));

@@ -225,7 +225,7 @@ impl Surroundings {
         self.checks
             .judge(config, host, own.map(|own| own.subnet), leases, reasons);
         // Where the backend refuses to publish an address, nobody asks for a lease with it.
-        let refused = own.is_none() && self.attrs.is_none();
+        let refused = self.attrs.is_none();
         let twice = || published_twice(host, self.node, leases).filter(|_| refused);
         reasons.hold(rival.or_else(twice).map(Reason::Address), |reason| {
             matches!(reason, Reason::Address(_))

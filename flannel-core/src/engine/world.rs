@@ -19,9 +19,9 @@ use super::surroundings::{Effect, Replaced, Surroundings};
 use crate::ownership::conflicts;
 use crate::status::LISTED;
 use crate::{
-    Admission, Applied, Backend, Changed, Conflict, Context, Gap, Host, HostFacts, KernelError, Lease,
-    NetworkConfig, Object, Ownership, PerFamily, Plan, Reason, Scope, StoreError, StoreEvent, SubnetEnv,
-    Timings, Wish,
+    Admission, Applied, Backend, Changed, ConfigError, Conflict, Context, Gap, Host, HostFacts, KernelError,
+    Lease, NetworkConfig, Object, Ownership, PerFamily, Plan, Reason, Scope, StoreError, StoreEvent,
+    SubnetEnv, Timings, Wish,
 };
 
 /// The engine's whole state.
@@ -110,10 +110,17 @@ impl World {
         match event {
             StoreEvent::Config(Ok(config)) => self.new_config(config),
             StoreEvent::Config(Err(error)) => {
-                let text = error.to_string();
-                self.reasons.set(match self.surroundings.config() {
-                    None => Reason::Config(text),
-                    Some(_) => Reason::ConfigRefused(format!("{text}; going on with the config as it was")),
+                self.reasons.set(match (self.surroundings.config(), &*error) {
+                    (None, error) => Reason::Config(error.to_string()),
+                    // Any other config, such as the example of the usual message, would be a change.
+                    (Some(config), ConfigError::Missing { place }) => Reason::ConfigRefused(format!(
+                        "the network config is gone from {place}; going on with it as it was: put it back, \
+                         `flanneld config set '{}'`",
+                        config.text
+                    )),
+                    (Some(_), error) => {
+                        Reason::ConfigRefused(format!("{error}; going on with the config as it was"))
+                    }
                 });
             }
             StoreEvent::Snapshot { leases, gap } => self.snapshot(leases, gap, now),
@@ -157,6 +164,9 @@ impl World {
         self.snapshots += 1;
         self.reasons.clear(|reason| matches!(reason, Reason::NoSnapshot));
         self.registrar.observe_all(&leases);
+        if gap == Gap::HistoryLost {
+            self.registrar.history_lost();
+        }
         let unheard = self.unheard_since.take();
         let silence = unheard.map(|since| now.saturating_duration_since(since));
         let long = self.registrar.life().is_some_and(|life| silence > Some(life));

@@ -48,13 +48,16 @@ pub(super) fn notes(given: &Given) -> Vec<Note> {
     TABLE
         .iter()
         .filter_map(|spec| {
+            let value = given.value(spec);
             let is_given = given.values(spec.name).next().is_some();
             match spec.support {
-                Support::MissingButDefault(feature) if !is_given => Some(Note::DefaultNotThere {
-                    flag: spec.name,
-                    default: spec.default,
-                    feature: feature.name(),
-                }),
+                Support::MissingButDefault(feature) if value.text() == spec.default => {
+                    Some(Note::DefaultNotThere {
+                        flag: spec.name,
+                        default: spec.default,
+                        feature: feature.name(),
+                    })
+                }
                 Support::Ignored if is_given => Some(Note::Ignored { flag: spec.name }),
                 _ => None,
             }
@@ -62,8 +65,11 @@ pub(super) fn notes(given: &Given) -> Vec<Note> {
         .collect()
 }
 
+/// Whether nothing is asked for: the feature is off, or the value is what holds without the flag, as in options that
+/// spell out every default.
 fn turns_off(spec: &FlagSpec, value: &Value<'_>) -> bool {
     match spec.kind {
+        _ if value.text() == spec.default => true,
         Kind::Bool => boolean(value.text()) == Some(false),
         Kind::Int | Kind::Decimal => integer(value.text()).is_some_and(|number| number <= 0),
         Kind::Text | Kind::List => value.text().is_empty(),

@@ -461,19 +461,22 @@ fn a_flag_whose_feature_is_not_there_is_refused_unless_it_turns_it_off() {
         ("kube-subnet-mgr", "kube-subnet-mgr=false"),
         ("kube-api-url=https://x", "kube-api-url="),
         ("kubeconfig-file=/k", "kubeconfig-file="),
-        ("kube-annotation-prefix=x", "kube-annotation-prefix="),
         (
-            "set-node-network-unavailable",
-            "set-node-network-unavailable=false",
+            "kube-annotation-prefix=x",
+            "kube-annotation-prefix=flannel.alpha.coreos.com",
         ),
-        ("net-config-path=/x", "net-config-path="),
+        ("kube-api-url=http://y", "set-node-network-unavailable=true"),
+        (
+            "net-config-path=/x",
+            "net-config-path=/etc/kube-flannel/net-conf.json",
+        ),
         ("ip-masq", "ip-masq=false"),
         (
             "ip-masq-fully-random-disable=true",
             "ip-masq-fully-random-disable=false",
         ),
-        ("iptables-forward-rules=true", "iptables-forward-rules=false"),
-        ("iptables-resync=5", "iptables-resync=0"),
+        ("ip-masq=true", "iptables-forward-rules=false"),
+        ("iptables-resync=6", "iptables-resync=5"),
         ("ip-blackhole-route", "ip-blackhole-route=false"),
     ] {
         let name = asks.split('=').next().unwrap();
@@ -485,6 +488,17 @@ fn a_flag_whose_feature_is_not_there_is_refused_unless_it_turns_it_off() {
         );
         parsed(&[&format!("--{turns_off}")], &[]);
     }
+}
+
+#[test]
+fn a_default_that_is_written_out_is_noted_like_one_that_is_not() {
+    let written = [
+        "--iptables-forward-rules=true",
+        "--iptables-resync=5",
+        "--ip-masq=false",
+    ];
+    assert_eq!(parsed(&written, &[]).notes, parsed(&[], &[]).notes);
+    assert_eq!(parsed(&["--iptables-forward-rules=false"], &[]).notes, []);
 }
 
 #[test]

@@ -29,7 +29,7 @@ const LONGEST_ANSWER: usize = 8 << 20;
 #[non_exhaustive]
 pub enum FetchError {
     /// Nobody is there to be asked.
-    #[error("no flanneld answers at {socket}: {source}", socket = socket.display())]
+    #[error("no flanneld answers at {socket}: {source}; it was stopped, or has ended: its log says why", socket = socket.display())]
     NotRunning {
         /// Where it was looked for.
         socket: PathBuf,

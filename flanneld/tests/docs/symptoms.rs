@@ -122,7 +122,14 @@ const CASES: &[Case] = &[
         Daemon("", "--healthz-port=2379 --healthz-ip=192.168.77.11"),
         "",
     ),
-    case("a second flanneld", Daemon("begin first", ""), "end first"),
+    case(
+        "a second flanneld",
+        Daemon(
+            "begin first && until grep -q 'routes are in place' first.log; do sleep 0.05; done",
+            "",
+        ),
+        "end first",
+    ),
     case(
         "no config",
         Daemon("etcdctl del /coreos.com/network/config", ""),
@@ -236,60 +243,8 @@ const CASES: &[Case] = &[
     ),
 ];
 
-/// What every case begins with, and goes back to.
-const PREPARE: &str = r#"
-set -a; . /etc/default/flanneld; set +a
-authority() { # NAME
-    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=$1" -keyout $1-key.pem -out $1.pem
-}
-certificate() { # NAME EXTENSIONS
-    ca=${CA:-/etc/flannel/ca}
-    openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=$1" -keyout $1-key.pem -out $1.csr &&
-    echo "$2" >$1.ext &&
-    openssl x509 -req -in $1.csr -CA $ca.pem -CAkey $ca-key.pem -CAcreateserial ${2:+-extfile $1.ext} -out $1.pem
-}
-serve() { # NAME
-    cat >/etc/systemd/system/other-etcd.service <<END
-[Service]
-Type=notify
-ExecStart=/usr/bin/etcd --name=$1 --data-dir=/root/$1.etcd --listen-client-urls=https://192.168.77.11:2389 \
-  --advertise-client-urls=https://192.168.77.11:2389 --listen-peer-urls=http://127.0.0.1:2381 \
-  --cert-file=/root/$1.pem --key-file=/root/$1-key.pem
-END
-    systemctl start other-etcd
-}
-serve_v2() {
-    cat >/etc/systemd/system/other-etcd.service <<END
-[Service]
-Type=notify
-ExecStart=/usr/bin/etcd --name=v2 --data-dir=/root/v2.etcd --listen-client-urls=http://127.0.0.1:2389 \
-  --advertise-client-urls=http://127.0.0.1:2389 --listen-peer-urls=http://127.0.0.1:2381 --enable-v2
-END
-    systemctl start other-etcd
-}
-v2() {
-    ETCDCTL_API=2 etcdctl --endpoints http://127.0.0.1:2389 "$@"
-}
-begin() { # NAME FLAGS…
-    name=$1
-    shift
-    rm -f $name.log
-    flanneld "$@" >$name.log 2>&1 &
-    eval "$name=$!"
-}
-end() { # NAME
-    eval "pid=\$$1"
-    kill $pid
-    wait $pid
-}
-restore() {
-    set -a; . /etc/default/flanneld; set +a
-    etcdctl del --prefix /coreos.com/network &&
-    etcdctl put /coreos.com/network/config '{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"}}' &&
-    ip route flush proto 70 &&
-    rm -rf /run/flannel /var/lib/flannel
-}
-"#;
+/// The words of the cases.
+const WORDS: &str = include_str!("symptoms.sh");
 
 /// Makes every mistake of the table, and looks for what the table says that flanneld says.
 ///
@@ -297,7 +252,7 @@ restore() {
 /// At a row that nothing is done for, and with what was said where it is something else.
 pub(crate) fn make_all(stage: &mut Stage, page: &Page, heading: &str) {
     let rows = page.rows(heading);
-    stage.prepare(0, PREPARE);
+    stage.prepare(0, WORDS);
     for case in CASES {
         let found = rows.iter().any(|(_, cells)| cells[0] == case.symptom);
         assert!(found, "{}: no row {:?}", page.name, case.symptom);

@@ -99,7 +99,10 @@ fn a_config_that_turns_bad_while_it_is_used_changes_nothing() {
     }
     fs::remove_file(lab.store_dir().join("config")).unwrap();
     daemon
-        .wait_for_log("WARN .*no network config at", AT_ONCE)
+        .wait_for_log(
+            "WARN .*the network config is gone from .*put it back, .flanneld config set .*10.77.0.0/16",
+            AT_ONCE,
+        )
         .unwrap();
     lab.write_config(&config(Families::V4)).unwrap();
     crate::network::catch_up(&lab, host, Families::V4, 201, lab.host(1));

@@ -22,7 +22,7 @@ fn told(daemon: &Daemon, parts: &[&str]) -> String {
 
 #[track_caller]
 fn told_within(daemon: &Daemon, parts: &[&str], within: Duration) -> String {
-    let parts = [&[" WARN ", "waiting"], parts].concat();
+    let parts = [&[" WARN ", "not as it ought to be"], parts].concat();
     let line = wait_until(within, format!("a line with {parts:?}"), || {
         lines_with(daemon, &parts).into_iter().next()
     });
@@ -33,7 +33,7 @@ fn told_within(daemon: &Daemon, parts: &[&str], within: Duration) -> String {
 #[track_caller]
 fn over(daemon: &Daemon, part: &str) {
     wait_until(NEXT_LOOK, format!("the end of {part}"), || {
-        !lines_with(daemon, &["no longer waiting", part]).is_empty()
+        !lines_with(daemon, &["mended", part]).is_empty()
     })
     .unwrap_or_else(|error| panic!("{error} in\n{}", daemon.log()));
     daemon.must_run("its mistakes to be mended").unwrap();
