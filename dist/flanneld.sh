@@ -7,9 +7,18 @@
 set -eu
 options=/etc/default/flanneld
 if [ -r "$options" ]; then
-    set -a
-    # shellcheck source=/dev/null
-    . "$options"
-    set +a
+    # Read as systemd reads it, not run: a password may hold anything.
+    while IFS= read -r line || [ "$line" ]; do
+        name=${line%%=*}
+        value=${line#*=}
+        case $name in
+        "$line" | '' | [0-9]* | *[!A-Za-z0-9_]*) continue ;;
+        esac
+        case $value in
+        \"*\") value=${value#\"} value=${value%\"} ;;
+        \'*\') value=${value#\'} value=${value%\'} ;;
+        esac
+        export "$name=$value"
+    done <"$options"
 fi
 exec "$(dirname "$0")/flanneld" "$@"

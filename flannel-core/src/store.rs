@@ -52,6 +52,12 @@ pub trait SubnetStore: Send + Sync {
     /// [`StoreError`].
     async fn release(&self, own: &Lease) -> Result<(), StoreError>;
 
+    /// Whether the watch shows when leases end. Where it does not, [`Lease::expires`] comes early there,
+    /// and whoever finds a lease of his renews it at once.
+    fn shows_expiry(&self) -> bool {
+        true
+    }
+
     /// Addresses of servers that no subnet may cover.
     fn endpoints(&self) -> Vec<IpAddr> {
         Vec::new()
@@ -95,7 +101,7 @@ pub enum StoreEvent {
     /// A lease is gone.
     Delete(SubnetKey),
     /// An entry cannot be read. The others are not affected; said once for each version of it.
-    /// A lease that was readable before stays with those who know it; snapshots leave it out.
+    /// A lease that was readable before stays with those who know it.
     Unreadable {
         /// The entry's name, cut off after 100 characters.
         name: String,

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use crate::keys::Keys;
 
 /// Only its holder knows when a lease ends: to ask for everybody's would cost a request for each.
-/// Whoever finds a lease that is his is told this much at most, and this part of the time that leases
-/// live, and so renews it soon.
+/// Whoever finds a lease that is his renews it at once; until then he is told this much at most, and
+/// this part of the time that leases live.
 const UNKNOWN_LIFE: Duration = Duration::from_secs(10);
 const UNKNOWN_PART: u32 = 4;
 

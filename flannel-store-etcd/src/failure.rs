@@ -57,6 +57,20 @@ mod code {
 }
 
 impl Failure {
+    /// What it means that the server ended a watch, for which it has words and no code.
+    pub(crate) fn canceled(reason: &str) -> Self {
+        // A token that has run out is not named: the next connection brings a new one.
+        let denied = reason.contains("permission denied");
+        Self::answered(
+            if denied {
+                code::PERMISSION_DENIED
+            } else {
+                code::UNAVAILABLE
+            },
+            reason,
+        )
+    }
+
     pub(crate) fn new(kind: Kind, text: impl Into<String>) -> Self {
         Self {
             kind,
@@ -277,6 +291,21 @@ mod tests {
 
     fn endpoint(port: u16) -> Endpoint {
         Endpoint::parse(&format!("http://10.0.0.1:{port}"), false).unwrap()
+    }
+
+    #[test]
+    fn a_watch_that_is_not_permitted_is_told_from_one_that_will_do_again() {
+        for (reason, kind) in [
+            (
+                "rpc error: code = PermissionDenied desc = etcdserver: permission denied",
+                Kind::Denied,
+            ),
+            ("etcdserver: invalid auth token", Kind::Unreachable),
+            ("etcdserver: no leader", Kind::Electing),
+            ("", Kind::Unreachable),
+        ] {
+            assert_eq!(Failure::canceled(reason).kind, kind, "{reason}");
+        }
     }
 
     #[test]

@@ -92,6 +92,7 @@ pub(crate) struct Follower {
     /// Whether what is known is out of date beyond what a watch can tell.
     must_list: bool,
     config: Option<ConfigText>,
+    had_config: bool,
     /// What was last readable under each key. It stays when a key cannot be read any more: a slip of
     /// an editor must not cut off a host.
     leases: BTreeMap<SubnetKey, Lease>,
@@ -108,6 +109,7 @@ impl Follower {
             next: [0; 2],
             must_list: true,
             config: None,
+            had_config: false,
             leases: BTreeMap::new(),
             complaints: BTreeMap::new(),
         }
@@ -119,6 +121,11 @@ impl Follower {
 
     pub(crate) const fn must_list(&self) -> bool {
         self.must_list
+    }
+
+    /// Whether this network has had a config that was seen, or has leases.
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.had_config || !self.leases.is_empty()
     }
 
     /// Whether nothing stands in the config's place.
@@ -240,6 +247,7 @@ impl Follower {
                 reason: reason.clone(),
             }),
         };
+        self.had_config |= matches!(config, ConfigText::Text(_));
         self.config = Some(config);
         Some(StoreEvent::Config(parsed.map(Arc::new).map_err(Arc::new)))
     }

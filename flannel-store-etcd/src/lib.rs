@@ -176,6 +176,11 @@ impl SubnetStore for EtcdStore {
         requests::release(&self.shared, own).await
     }
 
+    /// To ask for the end of every lease would cost a request for each.
+    fn shows_expiry(&self) -> bool {
+        false
+    }
+
     /// The servers that are named by their addresses.
     fn endpoints(&self) -> Vec<IpAddr> {
         self.shared.servers.addresses()

@@ -112,6 +112,14 @@ impl V2 {
     }
 }
 
+/// What stands for the config of a network that is in use and has lost it.
+pub(crate) fn gone(keys: &Keys) -> ConfigText {
+    missing(
+        keys,
+        "; leases stand there, or there was another config, so that none is taken over from API v2",
+    )
+}
+
 fn missing(keys: &Keys, elsewhere: &str) -> ConfigText {
     ConfigText::Missing(format!(
         "{} in etcd's API v3 (`flanneld config set` and `ETCDCTL_API=3 etcdctl put` write there{elsewhere})",

@@ -17,7 +17,7 @@ use crate::follower::{ConfigText, Follower, Next, Which};
 use crate::outage::Outage;
 use crate::reading::{Watching, list};
 use crate::servers::{REQUEST_DEADLINE, Server};
-use crate::v2::V2;
+use crate::v2::{self, V2};
 
 /// A listing may be out of date before the watch begins, if the history is compacted in between.
 const LISTINGS_IN_A_ROW: usize = 3;
@@ -97,10 +97,7 @@ impl Watch {
             Next::Say(events) => self.ready.extend(events),
             Next::ConfigGone => self.config_is_missing(&watching.server).await,
             Next::List => return self.silence_ends = None,
-            Next::Over(reason) => {
-                let failure = Failure::new(Kind::Unreachable, reason);
-                return self.lose(&watching.server, failure);
-            }
+            Next::Over(reason) => return self.lose(&watching.server, Failure::canceled(&reason)),
         }
         if !self.ready.is_empty() {
             self.silence_ends = None;
@@ -161,7 +158,7 @@ impl Watch {
                     Next::Say(events) => self.ready.extend(events),
                     Next::ConfigGone => self.config_is_missing(server).await,
                     Next::List => break,
-                    Next::Over(reason) => return Err(Failure::new(Kind::Unreachable, reason)),
+                    Next::Over(reason) => return Err(Failure::canceled(&reason)),
                 }
             }
             if !self.follower.must_list() {
@@ -180,7 +177,10 @@ impl Watch {
             Some(entry) => self
                 .ready
                 .extend(self.follower.note_config(ConfigText::Text(entry.value))),
-            None => self.config_is_missing(server).await,
+            None if listing.entries.is_empty() => self.config_is_missing(server).await,
+            None => self
+                .ready
+                .extend(self.follower.note_config(v2::gone(self.follower.keys()))),
         }
         let events = self.follower.list(&listing);
         if events.iter().any(|event| {
@@ -198,9 +198,14 @@ impl Watch {
         Ok(())
     }
 
-    /// Looks where else there may be a config, and says what was found.
+    /// Looks where else there may be a config, and says what was found. A network that is in use has had one: another,
+    /// from before, would be another network.
     async fn config_is_missing(&mut self, server: &Server) {
-        let config = self.v2.find_config(server, self.follower.keys()).await;
+        let config = if self.follower.is_in_use() {
+            v2::gone(self.follower.keys())
+        } else {
+            self.v2.find_config(server, self.follower.keys()).await
+        };
         self.ready.extend(self.follower.note_config(config));
     }
 }

@@ -133,6 +133,9 @@ async fn check(text: &str, flags: &Flags) -> Result<String, ConfigVerbError> {
         let _ = writeln!(meaning, "subnets   {}", subnets(range));
     }
     let _ = writeln!(meaning, "backend   {backend}");
+    for misspelt in &config.misspelt {
+        let _ = writeln!(meaning, "warning   {misspelt}");
+    }
     let leases = listed(flags).await;
     meaning.push_str(&outside(&config, leases.as_deref()));
     meaning.push_str(&this_host(&config, leases.as_deref().unwrap_or_default(), flags).await);
@@ -233,7 +236,10 @@ async fn this_host(config: &NetworkConfig, leases: &[Lease], flags: &Flags) -> S
         .map(|(_, address)| address.to_string())
         .collect();
     let mut text = format!("this host {} {}\n", host.uplink.device, addresses.join(" "));
-    let protected = Protected::of(&host, &[]);
+    let endpoints = Store::open(&flags.store)
+        .await
+        .map(|store| store.subnets().endpoints());
+    let protected = Protected::of(&host, &endpoints.unwrap_or_default());
     let collisions = protected
         .iter()
         .filter_map(|(net, what)| Some((collision(config, net)?, what)));

@@ -86,15 +86,16 @@ async fn serve(flags: &Flags, notify: &Notify, log: LogHandle) -> Result<(), Dae
     let purpose = purpose(flags);
     let health = Arc::new(Health::new(store::place(&flags.store), Some(log)));
     let mut tasks = JoinSet::new();
+    let deadline = Instant::now() + HANDOVER;
     let opened = async {
-        let state = instance::take(&flags.state_dir, &purpose).await?;
+        let state = instance::take(&flags.state_dir, &purpose, deadline).await?;
         let (state, remembered) = off_the_loop(move || {
             let remembered = Options::of(&state).with_subnet_env(subnet_file);
             (state, remembered)
         })
         .await;
         if let Some(address) = flags.health {
-            tasks.spawn(serve_tcp(listen(address).await?, health.clone()));
+            tasks.spawn(serve_tcp(listen(address, deadline).await?, health.clone()));
         }
         if let Some(socket) = status_socket(state.path()) {
             tasks.spawn(serve_unix(socket, health.clone()));
@@ -157,8 +158,7 @@ pub(crate) fn backends() -> Vec<Box<dyn Backend>> {
 }
 
 /// A predecessor may need a moment to let the port go.
-async fn listen(address: SocketAddr) -> Result<TcpListener, DaemonError> {
-    let deadline = Instant::now() + HANDOVER;
+async fn listen(address: SocketAddr, deadline: Instant) -> Result<TcpListener, DaemonError> {
     loop {
         match TcpListener::bind(address).await {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {

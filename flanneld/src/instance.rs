@@ -12,8 +12,8 @@ use tracing::{info, warn};
 
 use crate::blocking::off_the_loop;
 
-/// A predecessor that is about to end gets so long to let the state directory go. Supervisors take a program for started
-/// that has run for three seconds, as guides set it: one that cannot start has ended before.
+/// A predecessor that is about to end gets so long to let the state directory and the port go. Supervisors take a program
+/// for started that has run for three seconds, as guides set it: one that cannot start has ended before.
 pub(crate) const HANDOVER: Duration = Duration::from_secs(2);
 
 /// How often it is tried.
@@ -22,15 +22,14 @@ pub(crate) const RETRY_EVERY: Duration = Duration::from_millis(50);
 /// Says in the state directory who holds it: process, its parent, and when it started.
 const HOLDER: &str = "holder";
 
-/// Takes the state directory of `purpose`. A holder whose parent died while it ran, or the parent of that, is one that a
-/// supervisor has lost: it ended the script around it, or was itself ended. Nobody will end such a holder any more: it is
-/// asked to. Any other gets [`HANDOVER`] to end by itself.
+/// Takes the state directory of `purpose`. A holder whose parent died while it ran is one that a supervisor has lost
+/// with the script around it, and that nobody will end any more: it is asked to. Any other has until `deadline` to end by
+/// itself.
 ///
 /// # Errors
 ///
 /// [`StateDirError`]; its `Locked` names the holder.
-pub(crate) async fn take(root: &Path, purpose: &str) -> Result<StateDir, StateDirError> {
-    let deadline = Instant::now() + HANDOVER;
+pub(crate) async fn take(root: &Path, purpose: &str, deadline: Instant) -> Result<StateDir, StateDirError> {
     let (mut told, mut asked) = (false, false);
     loop {
         let (path, what) = (root.to_owned(), purpose.to_owned());
@@ -90,50 +89,36 @@ fn ask_orphan_to_end(directory: &Path, pid: &str) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Process {
     parent: u32,
-    /// The parent's parent; 0 where there is none to be seen.
-    grandparent: u32,
     /// In clock ticks since the kernel started.
     started: u64,
 }
 
 impl Process {
     fn of(pid: &str) -> Option<Self> {
-        let stat = |pid: &str| fs::read_to_string(format!("/proc/{pid}/stat")).ok();
-        let (parent, started) = parse(&stat(pid)?)?;
-        let above = stat(&parent.to_string());
-        let grandparent = above
-            .and_then(|stat| parse(&stat))
-            .map_or(0, |(parent, _)| parent);
-        Some(Self {
-            parent,
-            grandparent,
-            started,
-        })
+        Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    /// proc_pid_stat(5): the second field is the name in parentheses, which may hold spaces and parentheses itself.
+    fn parse(stat: &str) -> Option<Self> {
+        let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+        let parent = fields.nth(1)?.parse().ok()?;
+        let started = fields.nth(17)?.parse().ok()?;
+        Some(Self { parent, started })
     }
 
     fn to_line(self, pid: u32) -> String {
-        format!("{pid} {} {} {}\n", self.parent, self.grandparent, self.started)
+        format!("{pid} {} {}\n", self.parent, self.started)
     }
 
     /// Whether this is the process that signed, and its parent is another by now.
     fn lost_parent(self, signed: &str, pid: u32) -> bool {
         let mut fields = signed.split_ascii_whitespace().map(str::parse::<u64>);
         let mut next = || fields.next()?.ok();
-        let (signed_pid, parent, grandparent, started) = (next(), next(), next(), next());
-        let [now, above] = [self.parent, self.grandparent].map(|pid| Some(u64::from(pid)));
+        let (signed_pid, parent, started) = (next(), next(), next());
         signed_pid == Some(pid.into())
             && started == Some(self.started)
-            && (parent, grandparent) != (now, above)
+            && parent.is_some_and(|parent| parent != u64::from(self.parent))
     }
-}
-
-/// The parent, and when it started. proc_pid_stat(5): the second field is the name in parentheses, which may hold spaces
-/// and parentheses itself.
-fn parse(stat: &str) -> Option<(u32, u64)> {
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    let parent = fields.nth(1)?.parse().ok()?;
-    let started = fields.nth(17)?.parse().ok()?;
-    Some((parent, started))
 }
 
 #[cfg(test)]
@@ -145,9 +130,13 @@ mod tests {
 
     #[test]
     fn parent_and_start_are_read_whatever_the_name_of_the_program() {
-        assert_eq!(parse(STAT), Some((4242, 815)));
-        assert_eq!(parse("4711 (x"), None);
-        assert_eq!(parse("4711 (x) S 1"), None);
+        let expected = Process {
+            parent: 4242,
+            started: 815,
+        };
+        assert_eq!(Process::parse(STAT), Some(expected));
+        assert_eq!(Process::parse("4711 (x"), None);
+        assert_eq!(Process::parse("4711 (x) S 1"), None);
     }
 
     #[test]
@@ -160,19 +149,17 @@ mod tests {
     #[test]
     fn only_the_process_that_signed_can_have_lost_its_parent() {
         let orphan = Process {
-            parent: 9,
-            grandparent: 1,
+            parent: 1,
             started: 815,
         };
-        assert!(orphan.lost_parent("4711 4242 1 815\n", 4711), "its parent died");
-        assert!(orphan.lost_parent("4711 9 4242 815\n", 4711), "its parent's did");
+        assert!(orphan.lost_parent("4711 4242 815\n", 4711));
         for (signed, why) in [
-            ("4711 9 1 815\n", "both are the same"),
-            ("4712 4242 1 815\n", "another process signed"),
-            ("4711 4242 1 816\n", "the number was given out again"),
-            ("4711 4242 1\n", "cut off"),
+            ("4711 1 815\n", "its parent is the same"),
+            ("4712 4242 815\n", "another process signed"),
+            ("4711 4242 816\n", "the number was given out again"),
+            ("4711 4242\n", "cut off"),
             ("", "empty"),
-            ("a b c d", "garbage"),
+            ("a b c", "garbage"),
         ] {
             assert!(!orphan.lost_parent(signed, 4711), "{why}");
         }

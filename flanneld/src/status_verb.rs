@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::status_report::{FetchError, SOCKET, fetch, render};
+use crate::status_report::{FetchError, SOCKET, StatusReport, fetch, render};
 
 /// Why there is nothing to say.
 #[derive(Debug, Error)]
@@ -34,7 +34,7 @@ pub enum StatusVerbError {
     },
 }
 
-/// What to print, and whether every daemon is there and ready or degraded.
+/// What to print, and whether every daemon that is there is ready or degraded, and one is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answers {
     /// One section for each daemon.
@@ -53,32 +53,36 @@ pub fn run(state_dir: &Path) -> Result<Answers, StatusVerbError> {
     let runtime = runtime.map_err(StatusVerbError::Start)?;
     let sockets = sockets(state_dir)?;
     Ok(runtime.block_on(async {
-        let mut answers = Answers {
-            text: String::new(),
-            ready: true,
-        };
+        let mut answers = Vec::new();
         for socket in &sockets {
-            let answer = fetch(socket).await;
-            answers.add(answer);
+            answers.push(fetch(socket).await);
         }
-        answers
+        Answers::of(&answers)
     }))
 }
 
 impl Answers {
-    fn add(&mut self, answer: Result<crate::status_report::StatusReport, FetchError>) {
-        if !self.text.is_empty() {
-            self.text.push('\n');
-        }
-        match answer {
-            Ok(report) => {
-                self.ready &= report.ready;
-                self.text.push_str(&render(&report));
-            }
-            Err(error) => {
-                self.ready = false;
-                self.text.push_str(&format!("{error}\n"));
-            }
+    /// Beside a daemon that answers, a socket where nobody is was left by one with other options.
+    fn of(answers: &[Result<StatusReport, FetchError>]) -> Self {
+        let one_is_there = answers.iter().any(Result::is_ok);
+        let fails = |answer: &Result<StatusReport, FetchError>| match answer {
+            Ok(report) => !report.ready,
+            Err(FetchError::NotRunning { .. }) => !one_is_there,
+            Err(_) => true,
+        };
+        let sections = answers.iter().map(|answer| match answer {
+            Ok(report) => render(report),
+            Err(error) => format!(
+                "{error}\
+"
+            ),
+        });
+        Self {
+            text: sections.collect::<Vec<_>>().join(
+                "\
+",
+            ),
+            ready: !answers.iter().any(fails),
         }
     }
 }
@@ -108,4 +112,49 @@ fn sockets(state_dir: &Path) -> Result<Vec<PathBuf>, StatusVerbError> {
         });
     }
     Ok(sockets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(ready: bool) -> Result<StatusReport, FetchError> {
+        Ok(StatusReport {
+            ready,
+            ..StatusReport::default()
+        })
+    }
+
+    fn nobody() -> Result<StatusReport, FetchError> {
+        Err(FetchError::NotRunning {
+            socket: "/s/status.sock".into(),
+            source: io::ErrorKind::ConnectionRefused.into(),
+        })
+    }
+
+    #[test]
+    fn every_daemon_that_is_there_has_to_be_ready_and_one_has_to_be_there() {
+        for (answers, ready) in [
+            (vec![answer(true)], true),
+            (vec![answer(true), answer(false)], false),
+            (vec![answer(true), nobody()], true),
+            (vec![nobody()], false),
+            (
+                vec![
+                    answer(true),
+                    Err(FetchError::Silent {
+                        socket: "/s/status.sock".into(),
+                    }),
+                ],
+                false,
+            ),
+        ] {
+            let said = Answers::of(&answers);
+            assert_eq!(said.ready, ready, "{answers:?}");
+            assert!(
+                answers.iter().all(Result::is_ok) || said.text.contains("/s/status.sock"),
+                "{said:?}"
+            );
+        }
+    }
 }

@@ -302,6 +302,49 @@ fn the_wrapper_becomes_the_daemon_beside_it_wherever_it_is_called_from() {
     }
 }
 
+#[test]
+fn the_wrapper_reads_options_as_systemd_does_and_runs_none_of_them() {
+    let directory = TempDir::new().unwrap();
+    let [opt, etc] = ["opt", "etc"].map(|name| directory.path().join(name));
+    for folder in [&opt, &etc] {
+        fs::create_dir(folder).unwrap();
+    }
+    fs::copy(shipped("flanneld.sh"), opt.join("flanneld.sh")).unwrap();
+    let stand_in = opt.join("flanneld");
+    let print = "#!/bin/sh\nenv | grep ^FLANNELD_ | LC_ALL=C sort\n";
+    fs::write(&stand_in, print).unwrap();
+    fs::set_permissions(&stand_in, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let options = "# FLANNELD_COMMENT=1\n\nFLANNELD_ETCD_ENDPOINTS=https://a:2379, https://b:2379\n\
+        FLANNELD_ETCD_PASSWORD=pa$HOME;touch /etc/default/run`id`\nFLANNELD_IFACE=\"eth 1\"\n\
+        FLANNELD_PUBLIC_IP='192.0.2.1'\nno assignment\n7=x\nFLANNELD_V=1";
+    fs::write(etc.join("flanneld"), options).unwrap();
+    for shell in SHELLS {
+        let output = Command::new("unshare")
+            .args([
+                "--mount",
+                "sh",
+                "-c",
+                "mount --bind \"$1\" /etc/default && exec \"$2\" \"$3\"",
+                "sh",
+            ])
+            .args([
+                etc.as_os_str(),
+                shell.as_ref(),
+                opt.join("flanneld.sh").as_os_str(),
+            ])
+            .output()
+            .unwrap();
+        assert_eq!(
+            String::from_utf8(output.stdout).unwrap(),
+            "FLANNELD_ETCD_ENDPOINTS=https://a:2379, https://b:2379\n\
+             FLANNELD_ETCD_PASSWORD=pa$HOME;touch /etc/default/run`id`\nFLANNELD_IFACE=eth 1\n\
+             FLANNELD_PUBLIC_IP=192.0.2.1\nFLANNELD_V=1\n",
+            "{shell}"
+        );
+    }
+    assert!(!etc.join("run").exists());
+}
+
 /// What `flanneld --help` says.
 fn usage() -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_flanneld"))

@@ -160,7 +160,7 @@ impl Engine {
         options: Options,
     ) -> Self {
         let files = Files::new(&options);
-        let world = World::new(options, backends, store.endpoints());
+        let world = World::new(options, backends, &*store);
         let status = watch::Sender::new(Arc::new(Status {
             reasons: vec![Reason::NoSnapshot],
             ..Status::default()

@@ -80,6 +80,8 @@ pub(super) struct View<'a> {
 pub(super) struct Registrar {
     node: NodeId,
     margin: Duration,
+    /// Whether the watch tells when a lease ends.
+    shows_expiry: bool,
     own: Option<Lease>,
     /// What this process held last.
     held: Option<SubnetKey>,
@@ -108,10 +110,11 @@ pub(super) struct Registrar {
 }
 
 impl Registrar {
-    pub(super) fn new(node: NodeId, margin: Duration, wish: Wish) -> Self {
+    pub(super) fn new(node: NodeId, margin: Duration, wish: Wish, shows_expiry: bool) -> Self {
         Self {
             node,
             margin,
+            shows_expiry,
             own: None,
             held: None,
             life: None,
@@ -475,7 +478,7 @@ impl Registrar {
                     .life
                     .or_else(|| lease.expires.map(|at| at.saturating_duration_since(now)));
                 self.leftovers = self.leftovers(view, lease.subnet);
-                let due = self.due(&lease, view.attrs, now);
+                let due = !self.shows_expiry || self.due(&lease, view.attrs, now);
                 self.adopt(lease.clone());
                 due.then(|| Request::Keep {
                     attrs: over(&lease, view.attrs),

@@ -66,7 +66,7 @@ impl Fixture {
 
     fn wishing(wish: Wish) -> Self {
         Self {
-            registrar: Registrar::new(ME, MARGIN, wish),
+            registrar: Registrar::new(ME, MARGIN, wish, true),
             config: NetworkConfig::from_json(FOUR).unwrap(),
             leases: Leases::default(),
             generation: 0,
@@ -217,6 +217,21 @@ fn a_lease_that_is_found_is_kept_and_nothing_is_written() {
     assert_eq!(host.registrar.life(), Some(TTL));
     assert_eq!(host.sleep(), TTL * 2 / 3);
     assert!(matches!(host.next(), Some(Request::Keep { own, .. }) if own.subnet == subnet(2)));
+}
+
+#[test]
+fn a_lease_whose_end_the_store_does_not_show_is_renewed_as_soon_as_it_is_found() {
+    let mut host = Fixture::new();
+    host.registrar = Registrar::new(ME, MARGIN, Wish::default(), false);
+    let found = host.lease(2, MY_ADDRESS, Some(ME));
+    host.put(found.clone());
+    let keep = host.next();
+    assert!(
+        matches!(&keep, Some(Request::Keep { own, .. }) if own.subnet == found.subnet),
+        "{keep:?}"
+    );
+    host.grant(&keep.unwrap());
+    assert!(host.next().is_none(), "once");
 }
 
 #[test]

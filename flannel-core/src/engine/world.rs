@@ -21,7 +21,7 @@ use crate::status::LISTED;
 use crate::{
     Admission, Applied, Backend, Changed, ConfigError, Conflict, Context, Gap, Host, HostFacts, KernelError,
     Lease, NetworkConfig, Object, Ownership, PerFamily, Plan, Reason, Scope, StoreError, StoreEvent,
-    SubnetEnv, Timings, Wish,
+    SubnetEnv, SubnetStore, Timings, Wish,
 };
 
 /// The engine's whole state.
@@ -57,7 +57,7 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(options: Options, backends: Vec<Box<dyn Backend>>, endpoints: Vec<IpAddr>) -> Self {
+    pub(super) fn new(options: Options, backends: Vec<Box<dyn Backend>>, store: &dyn SubnetStore) -> Self {
         let wish = Wish {
             pinned: options.pinned,
             previous: options.previous,
@@ -68,8 +68,13 @@ impl World {
         let mut reasons = Reasons::default();
         reasons.set(Reason::NoSnapshot);
         Self {
-            surroundings: Surroundings::new(options.node, options.uplink.clone(), backends, endpoints),
-            registrar: Registrar::new(options.node, options.renew_margin, wish),
+            surroundings: Surroundings::new(
+                options.node,
+                options.uplink.clone(),
+                backends,
+                store.endpoints(),
+            ),
+            registrar: Registrar::new(options.node, options.renew_margin, wish, store.shows_expiry()),
             ownership: Ownership {
                 scope: Scope::default(),
                 protocol,

@@ -74,6 +74,33 @@ async fn a_config_beside_leases_in_api_v2_is_refused_and_both_are_named() {
 }
 
 #[tokio::test]
+async fn a_config_that_is_removed_from_v3_is_not_replaced_by_an_older_one_of_v2() {
+    let place = place();
+    let theirs = r#"{"Network":"10.6.0.0/16","Backend":{"Type":"host-gw"}}"#;
+    place.put("config", theirs);
+    place.put("subnets/10.6.1.0-24", &attrs(1).to_json());
+    let store = place.open();
+    let mut watch = Watch::begin(&store).await;
+    assert!(matches!(watch.next().await, StoreEvent::Config(Ok(_))));
+    watch.snapshot(Gap::Start).await;
+    place.delete("config");
+    let gone = |event| match event {
+        StoreEvent::Config(Err(error)) => {
+            assert!(matches!(*error, ConfigError::Missing { .. }), "{error:?}");
+            assert!(
+                error.to_string().contains("none is taken over from API v2"),
+                "{error}"
+            );
+        }
+        other => panic!("not a config that is missing: {other:?}"),
+    };
+    gone(watch.next().await);
+    // Nor by a host that has never seen it.
+    gone(Watch::begin(&place.open()).await.next().await);
+    assert_eq!(store.read_config().await.unwrap(), None);
+}
+
+#[tokio::test]
 async fn an_empty_directory_of_leases_in_api_v2_is_in_nobodys_way() {
     let place = place();
     place

@@ -111,6 +111,12 @@ fn a_check_says_what_a_config_means_for_the_network_its_leases_and_this_host() {
     ] {
         assert!(said.contains(line), "{line:?} is not in:\n{said}");
     }
+    let misspelt = r#"{"Network":"10.5.0.0/16","SubnetLenn":26,"Backend":{"Type":"host-gw"}}"#;
+    let said = verb(&lab, host, &["check", misspelt]).unwrap();
+    assert!(
+        said.contains("warning   ") && said.contains("SubnetLenn"),
+        "{said}"
+    );
     let stored = fs::read_to_string(lab.store_dir().join("config")).unwrap();
     assert_eq!(stored, config(Families::V4), "a check writes nothing");
 }
