@@ -1,19 +1,24 @@
 //! A real etcd: single members on loopback or in a namespace, and clusters of them.
 
+mod cluster;
+mod process;
+
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+pub use cluster::EtcdCluster;
+use process::Process;
+
 use crate::host::tail;
-use crate::program::{command, lock, run, signal_pid, spawn_error};
+use crate::program::{command, lock, run};
 use crate::{Certificate, LabError, Namespace, wait_until};
 
 /// etcd's own ports, free in a namespace of one's own.
@@ -473,150 +478,6 @@ impl Etcd {
         lock(&self.state).process = None;
         Ok(())
     }
-}
-
-/// A running etcd and its guard: a shell that kills it when this process ends without having done so.
-#[derive(Debug)]
-struct Process {
-    child: Child,
-    guard: Option<(Child, ChildStdin)>,
-}
-
-impl Process {
-    fn start(mut command: Command, log: PathBuf) -> Result<Self, LabError> {
-        let file = File::create(&log)
-            .and_then(|log| Ok((log.try_clone()?, log)))
-            .map_err(|error| LabError::io("open the log", &log, error))?;
-        command.stdin(Stdio::null()).stdout(file.0).stderr(file.1);
-        let child = command.spawn().map_err(|source| spawn_error(&command, source))?;
-        // From here on a failure kills the child.
-        let mut process = Self { child, guard: None };
-        let script = format!("read -r done || kill -9 {}", process.child.id());
-        let mut guard = crate::program::command("sh", ["-c", &script]);
-        guard
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        let mut guard = guard.spawn().map_err(|source| spawn_error(&guard, source))?;
-        process.guard = guard.stdin.take().map(|stdin| (guard, stdin));
-        Ok(process)
-    }
-
-    fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().ok().flatten()
-    }
-
-    fn signal(&mut self, signal: Signal) -> std::io::Result<()> {
-        // Asked first: as long as the child is not reaped, its process id cannot be another's.
-        if self.ended().is_none() {
-            signal_pid(self.child.id(), signal)?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // The guard first: once the child is reaped, its process id may become another's.
-        if let Some((mut guard, mut stdin)) = self.guard.take() {
-            let _ = stdin.write_all(b"done\n");
-            drop(stdin);
-            let _ = guard.wait();
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Members that form one cluster.
-#[derive(Debug)]
-pub struct EtcdCluster {
-    members: Vec<Etcd>,
-}
-
-impl EtcdCluster {
-    /// Starts all members, each with the names and peer URLs of all, and waits until each answers.
-    ///
-    /// # Errors
-    /// As [`Etcd::start`].
-    pub fn start(options: Vec<EtcdOptions>) -> Result<Self, LabError> {
-        let mut attempt = 1;
-        loop {
-            let cluster = Self::launch(options.clone())?;
-            match cluster.wait_ready(START_DEADLINE) {
-                Err(error) if attempt < ATTEMPTS && error.says_address_in_use() => {
-                    attempt += 1;
-                    // What was begun under other ports must not be found again.
-                    for member in &cluster.members {
-                        let _ = member.kill().and_then(|()| member.wipe());
-                    }
-                }
-                outcome => return outcome.map(|()| cluster),
-            }
-        }
-    }
-
-    /// Starts all members without waiting for them.
-    ///
-    /// # Errors
-    /// As [`Etcd::launch`].
-    pub fn launch(options: Vec<EtcdOptions>) -> Result<Self, LabError> {
-        Ok(Self {
-            members: prepare(options)?
-                .into_iter()
-                .map(Etcd::launch)
-                .collect::<Result<_, _>>()?,
-        })
-    }
-
-    /// Waits until each member answers.
-    ///
-    /// # Errors
-    /// As [`Etcd::wait_ready`].
-    pub fn wait_ready(&self, within: Duration) -> Result<(), LabError> {
-        self.members
-            .iter()
-            .try_for_each(|member| member.wait_ready(within))
-    }
-
-    /// The members, in the order of their options.
-    pub fn members(&self) -> &[Etcd] {
-        &self.members
-    }
-
-    /// The member of that index, from 0.
-    ///
-    /// # Panics
-    /// If there is none.
-    #[track_caller]
-    pub fn member(&self, index: usize) -> &Etcd {
-        &self.members[index]
-    }
-
-    /// The clients' URLs, separated by commas, as `--etcd-endpoints` wants them.
-    pub fn endpoints(&self) -> String {
-        let endpoints: Vec<String> = self.members.iter().map(Etcd::endpoint).collect();
-        endpoints.join(",")
-    }
-}
-
-/// Fixes all ports, and tells each member of all. For members that are started one by one, in an order of one's own.
-fn prepare(options: Vec<EtcdOptions>) -> Result<Vec<EtcdOptions>, LabError> {
-    let options: Vec<EtcdOptions> = options
-        .into_iter()
-        .map(EtcdOptions::with_ports)
-        .collect::<Result<_, _>>()?;
-    let cluster: BTreeMap<String, String> = options
-        .iter()
-        .map(|member| (member.name.clone(), member.url(member.peer_port)))
-        .collect();
-    Ok(options
-        .into_iter()
-        .map(|member| EtcdOptions {
-            initial_cluster: cluster.clone(),
-            ..member
-        })
-        .collect())
 }
 
 /// A port of `address` that is free now; each call of this process gets another.
