@@ -92,7 +92,8 @@ pub(crate) struct Follower {
     /// Whether what is known is out of date beyond what a watch can tell.
     must_list: bool,
     config: Option<ConfigText>,
-    had_config: bool,
+    /// Whether a config or a lease has been seen.
+    in_use: bool,
     /// What was last readable under each key. It stays when a key cannot be read any more: a slip of
     /// an editor must not cut off a host.
     leases: BTreeMap<SubnetKey, Lease>,
@@ -109,7 +110,7 @@ impl Follower {
             next: [0; 2],
             must_list: true,
             config: None,
-            had_config: false,
+            in_use: false,
             leases: BTreeMap::new(),
             complaints: BTreeMap::new(),
         }
@@ -123,17 +124,15 @@ impl Follower {
         self.must_list
     }
 
-    /// Whether this network has had a config that was seen, or has leases.
-    pub(crate) fn is_in_use(&self) -> bool {
-        self.had_config || !self.leases.is_empty()
+    /// Whether a config may be taken over from elsewhere: the network has never been in use. One that is has
+    /// had a config, and an older one would make another network of it.
+    pub(crate) const fn may_import(&self) -> bool {
+        !self.in_use
     }
 
-    /// Whether nothing stands in the config's place.
-    pub(crate) const fn lacks_config(&self) -> bool {
-        matches!(
-            self.config,
-            Some(ConfigText::Missing(_) | ConfigText::Elsewhere { .. })
-        )
+    /// Takes note of a listing before it is taken in: whether there is something to be lost.
+    pub(crate) const fn note_use(&mut self, listing: &Listing) {
+        self.in_use |= !listing.entries.is_empty();
     }
 
     /// The revision from which a watch has to begin.
@@ -247,7 +246,7 @@ impl Follower {
                 reason: reason.clone(),
             }),
         };
-        self.had_config |= matches!(config, ConfigText::Text(_));
+        self.in_use |= matches!(config, ConfigText::Text(_));
         self.config = Some(config);
         Some(StoreEvent::Config(parsed.map(Arc::new).map_err(Arc::new)))
     }
@@ -257,6 +256,7 @@ impl Follower {
             Change::Put(entry) => match entry.lease(&self.keys, self.ttl) {
                 Ok(lease) => {
                     self.complaints.remove(&entry.key);
+                    self.in_use = true;
                     self.leases.insert(lease.subnet, lease.clone());
                     Some(StoreEvent::Put(lease))
                 }

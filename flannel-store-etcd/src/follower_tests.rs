@@ -191,6 +191,32 @@ fn a_server_that_merely_lags_is_no_lost_history() {
 }
 
 #[test]
+fn a_config_may_come_from_elsewhere_only_while_the_network_has_never_been_in_use() {
+    let missing = || ConfigText::Missing("nowhere".to_owned());
+    let mut fresh = Watched::new(&[]).0;
+    fresh.note_config(missing());
+    assert!(fresh.may_import());
+    fresh.note_config(ConfigText::Text(CONFIG.as_bytes().to_vec()));
+    assert!(!fresh.may_import(), "there is one");
+    fresh.note_config(missing());
+    assert!(!fresh.may_import(), "there was one");
+
+    let mut held = Watched::new(&[]);
+    held.0.note_config(missing());
+    held.leases(11, vec![put("10.5.1.0-24", &value(1), 11)]);
+    held.leases(12, vec![delete("10.5.1.0-24", 12)]);
+    assert!(!held.0.may_import(), "there was a lease");
+
+    let mut listed = Follower::new(keys(), TTL);
+    listed.note_use(&Listing {
+        moment: moment(10),
+        entries: vec![entry("10.5.1.0-24", &value(1), 9)],
+    });
+    listed.note_config(missing());
+    assert!(!listed.may_import(), "there is a lease");
+}
+
+#[test]
 fn a_watch_that_the_server_ends_is_over_for_its_reason() {
     let mut watched = Watched::new(&[]);
     let canceled = WatchState::Canceled("permission denied".to_owned());

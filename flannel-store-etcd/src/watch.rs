@@ -70,7 +70,7 @@ impl Watch {
             sleep(self.outage.pause()).await;
             return self.reconnect().await;
         };
-        let look_at = self.v2.due().filter(|_| self.follower.lacks_config());
+        let look_at = self.v2.due().filter(|_| self.follower.may_import());
         tokio::select! {
             message = watching.next() => match message {
                 Ok(message) => {
@@ -173,14 +173,12 @@ impl Watch {
 
     async fn list(&mut self, server: &Server) -> Result<(), Failure> {
         let (config, listing) = list(server, self.follower.keys()).await?;
+        self.follower.note_use(&listing);
         match config {
             Some(entry) => self
                 .ready
                 .extend(self.follower.note_config(ConfigText::Text(entry.value))),
-            None if listing.entries.is_empty() => self.config_is_missing(server).await,
-            None => self
-                .ready
-                .extend(self.follower.note_config(v2::gone(self.follower.keys()))),
+            None => self.config_is_missing(server).await,
         }
         let events = self.follower.list(&listing);
         if events.iter().any(|event| {
@@ -198,13 +196,12 @@ impl Watch {
         Ok(())
     }
 
-    /// Looks where else there may be a config, and says what was found. A network that is in use has had one: another,
-    /// from before, would be another network.
+    /// Looks where else there may be a config, if that may be taken over, and says what was found.
     async fn config_is_missing(&mut self, server: &Server) {
-        let config = if self.follower.is_in_use() {
-            v2::gone(self.follower.keys())
-        } else {
+        let config = if self.follower.may_import() {
             self.v2.find_config(server, self.follower.keys()).await
+        } else {
+            v2::gone(self.follower.keys())
         };
         self.ready.extend(self.follower.note_config(config));
     }
