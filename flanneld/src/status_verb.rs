@@ -72,16 +72,10 @@ impl Answers {
         };
         let sections = answers.iter().map(|answer| match answer {
             Ok(report) => render(report),
-            Err(error) => format!(
-                "{error}\
-"
-            ),
+            Err(error) => format!("{error}\n"),
         });
         Self {
-            text: sections.collect::<Vec<_>>().join(
-                "\
-",
-            ),
+            text: sections.collect::<Vec<_>>().join("\n"),
             ready: !answers.iter().any(fails),
         }
     }
@@ -130,6 +124,17 @@ mod tests {
             socket: "/s/status.sock".into(),
             source: io::ErrorKind::ConnectionRefused.into(),
         })
+    }
+
+    #[test]
+    fn each_daemon_has_a_section_of_its_own() {
+        let text = Answers::of(&[answer(true), nobody(), answer(true)]).text;
+        let sections: Vec<&str> = text
+            .split("\n\nno flanneld answers at /s/status.sock: ")
+            .collect();
+        assert_eq!(sections.len(), 2, "{text}");
+        assert!(sections[1].contains("its log says why\n\nflanneld "), "{text}");
+        assert!(text.ends_with('\n'), "{text}");
     }
 
     #[test]
