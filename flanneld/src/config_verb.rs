@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Read};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use flannel_core::{
@@ -70,28 +71,27 @@ pub fn run(verb: &ConfigVerb, flags: &Flags) -> Result<String, ConfigVerbError> 
 }
 
 async fn act(verb: &ConfigVerb, flags: &Flags) -> Result<String, ConfigVerbError> {
+    // A look must not import anything.
+    let quiet = flags.store.clone().without_import();
+    let store = within_deadline(Store::open(&quiet)).await;
     match verb {
-        ConfigVerb::Get => stored(flags).await,
-        ConfigVerb::Check(None) => check(&stored(flags).await?, flags).await,
-        ConfigVerb::Check(Some(source)) => check(&read(source).await?, flags).await,
+        ConfigVerb::Get => stored(&store?).await,
+        ConfigVerb::Check(None) => {
+            let store = store?;
+            check(&stored(&store).await?, Some(&store), flags).await
+        }
+        ConfigVerb::Check(Some(source)) => check(&read(source).await?, store.ok().as_ref(), flags).await,
         ConfigVerb::Set(source) => {
             let text = read(source).await?;
-            let meaning = check(&text, flags).await?;
-            within_deadline(async {
-                let store = Store::open(&flags.store).await?;
-                store.config().write_config(&text).await
-            })
-            .await?;
+            let meaning = check(&text, store.as_ref().ok(), flags).await?;
+            within_deadline(store?.config().write_config(&text)).await?;
             Ok(format!("{meaning}written"))
         }
     }
 }
 
-async fn stored(flags: &Flags) -> Result<String, ConfigVerbError> {
-    let read = within_deadline(async {
-        let store = Store::open(&flags.store).await?;
-        store.config().read_config().await
-    });
+async fn stored(store: &Store) -> Result<String, ConfigVerbError> {
+    let read = within_deadline(store.config().read_config());
     read.await?.ok_or(ConfigVerbError::None)
 }
 
@@ -123,7 +123,7 @@ async fn read(source: &ConfigSource) -> Result<String, ConfigVerbError> {
 }
 
 /// What a config means: for the network, for the leases that are there, and for this host.
-async fn check(text: &str, flags: &Flags) -> Result<String, ConfigVerbError> {
+async fn check(text: &str, store: Option<&Store>, flags: &Flags) -> Result<String, ConfigVerbError> {
     let config =
         NetworkConfig::from_json(text).map_err(|error| ConfigVerbError::Invalid(error.to_string()))?;
     let backend = backend(&config)?;
@@ -136,9 +136,13 @@ async fn check(text: &str, flags: &Flags) -> Result<String, ConfigVerbError> {
     for misspelt in &config.misspelt {
         let _ = writeln!(meaning, "warning   {misspelt}");
     }
-    let leases = listed(flags).await;
+    let leases = match store {
+        Some(store) => listed(store).await,
+        None => None,
+    };
+    let endpoints = store.map_or_else(Vec::new, |store| store.subnets().endpoints());
     meaning.push_str(&outside(&config, leases.as_deref()));
-    meaning.push_str(&this_host(&config, leases.as_deref().unwrap_or_default(), flags).await);
+    meaning.push_str(&this_host(&config, leases.as_deref().unwrap_or_default(), &endpoints, flags).await);
     Ok(meaning)
 }
 
@@ -170,10 +174,8 @@ fn backend(config: &NetworkConfig) -> Result<String, ConfigVerbError> {
 }
 
 /// The leases that are there; `None` where the store does not answer.
-async fn listed(flags: &Flags) -> Option<Vec<Lease>> {
+async fn listed(store: &Store) -> Option<Vec<Lease>> {
     let snapshot = async {
-        // A look must not import anything.
-        let store = Store::open(&flags.store.clone().without_import()).await.ok()?;
         let mut events = store.subnets().watch().await.ok()?;
         while let Some(event) = events.next().await {
             match event {
@@ -210,7 +212,7 @@ fn outside(config: &NetworkConfig, leases: Option<&[Lease]>) -> String {
 }
 
 /// Which subnets this host could not take, nor route to.
-async fn this_host(config: &NetworkConfig, leases: &[Lease], flags: &Flags) -> String {
+async fn this_host(config: &NetworkConfig, leases: &[Lease], endpoints: &[IpAddr], flags: &Flags) -> String {
     let options = uplink_options(&flags.uplink);
     let families: Vec<_> = config.ranges.iter().map(|(family, _)| family).collect();
     let reach: Vec<_> = flags.uplink.can_reach.into_iter().collect();
@@ -236,10 +238,7 @@ async fn this_host(config: &NetworkConfig, leases: &[Lease], flags: &Flags) -> S
         .map(|(_, address)| address.to_string())
         .collect();
     let mut text = format!("this host {} {}\n", host.uplink.device, addresses.join(" "));
-    let endpoints = Store::open(&flags.store)
-        .await
-        .map(|store| store.subnets().endpoints());
-    let protected = Protected::of(&host, &endpoints.unwrap_or_default());
+    let protected = Protected::of(&host, endpoints);
     let collisions = protected
         .iter()
         .filter_map(|(net, what)| Some((collision(config, net)?, what)));
