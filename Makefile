@@ -46,11 +46,10 @@ lint:
 	cargo clippy --workspace --all-targets --all-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps
 
-# What crates.io would say to the library crates and the daemon.
 package:
 	@scripts/preflight package
 	@scripts/install-packages cc protoc
-	cargo publish --dry-run --workspace --exclude lab --exclude flannel-benches --allow-dirty
+	scripts/package
 
 # The tarball that operators unpack, with a static flanneld; a target triple in TARGET for another architecture.
 dist:
