@@ -32,6 +32,9 @@ pub struct NetworkConfig {
     pub backend: BackendConfig,
     /// Whether firewall rules go to nftables instead of iptables.
     pub nftables: bool,
+    /// Destinations to which pods keep their addresses where the network is masqueraded
+    /// (`NonMasqueradeCIDRs`, which flannel does not know): of either family, each once.
+    pub unmasqueraded: Vec<IpNet>,
     /// Members that are ignored, as all are that nobody knows, and were hardly meant to be.
     pub misspelt: Vec<Misspelt>,
     /// The text that it was read from, without the space around it.
@@ -117,7 +120,18 @@ pub enum ConfigError {
 const EXAMPLE: &str = r#"{"Network": "10.244.0.0/16", "Backend": {"Type": "host-gw"}}"#;
 
 /// The members that belong to neither family.
-const COMMON: [&str; 4] = ["Backend", "EnableIPv4", "EnableIPv6", "EnableNFTables"];
+const COMMON: [&str; 5] = [
+    "Backend",
+    "EnableIPv4",
+    "EnableIPv6",
+    "EnableNFTables",
+    NON_MASQUERADE,
+];
+
+const NON_MASQUERADE: &str = "NonMasqueradeCIDRs";
+
+/// Each of them is a rule that packets are compared with.
+const MOST_UNMASQUERADED: usize = 256;
 
 /// What people write before the names of IPv4's members, in analogy to IPv6's.
 const V4_PREFIX: &str = "IPv4";
@@ -212,12 +226,14 @@ impl NetworkConfig {
             return Err(ConfigError::NoFamily);
         }
         let nftables = members.read("EnableNFTables", "true or false")?.unwrap_or(false);
+        let unmasqueraded = unmasqueraded(&mut members)?;
         let options = members.take("Backend").ok_or(ConfigError::NoBackend)?;
         let kind = backend_kind(&options)?;
         Ok(Self {
             ranges,
             backend: BackendConfig { kind, options },
             nftables,
+            unmasqueraded,
             misspelt: Vec::new(),
             text: Box::default(),
         })
@@ -242,6 +258,7 @@ impl NetworkConfig {
             && self.backend.kind == other.backend.kind
             && self.backend.options.get() == other.backend.options.get()
             && self.nftables == other.nftables
+            && self.unmasqueraded == other.unmasqueraded
     }
 
     /// The networks of the enabled families.
@@ -416,6 +433,30 @@ fn misspelt(name: &str) -> Option<Misspelt> {
 
 fn refuse<T>(why: impl Display) -> Result<T, ConfigError> {
     Err(ConfigError::Range(why.to_string()))
+}
+
+fn unmasqueraded(members: &mut Members) -> Result<Vec<IpNet>, ConfigError> {
+    let expected = "a list of CIDRs such as [\"192.168.0.0/16\"]";
+    let texts: Vec<String> = members.read(NON_MASQUERADE, expected)?.unwrap_or_default();
+    let mut ranges: Vec<IpNet> = Vec::new();
+    for text in texts {
+        let Some(range) = parse_net(&text) else {
+            let text: String = text.chars().take(100).collect();
+            return refuse(format!(
+                "{NON_MASQUERADE} holds {text:?}, which is no CIDR such as \"192.168.0.0/16\" or \"fd00:20::/48\""
+            ));
+        };
+        if !ranges.contains(&range.trunc()) {
+            ranges.push(range.trunc());
+        }
+    }
+    if ranges.len() > MOST_UNMASQUERADED {
+        return refuse(format!(
+            "{NON_MASQUERADE} holds {} ranges; {MOST_UNMASQUERADED} is the most: join those that are neighbours",
+            ranges.len()
+        ));
+    }
+    Ok(ranges)
 }
 
 fn backend_kind(options: &RawValue) -> Result<String, ConfigError> {

@@ -383,3 +383,43 @@ fn members_without_end_or_of_endless_names_cost_nothing_and_show_eight_of_them()
     let json = format!(r#"{{"{padded}":1,"Network":"10.5.0.0/16","Backend":{{"Type":"host-gw"}}}}"#);
     assert_eq!(doubts(&json)[0].0.len(), 100);
 }
+
+#[test]
+fn ranges_that_are_not_masqueraded_are_of_either_family_and_each_there_once() {
+    let ranges = |list: &str| {
+        let config = read_config(&format!(r#""Network":"10.5.0.0/16","NonMasqueradeCIDRs":{list}"#));
+        let ranges = config.map(|config| config.unmasqueraded);
+        ranges.map(|ranges| ranges.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    assert_eq!(
+        ranges(r#"["192.168.7.9/16","fd20::/48","192.168.0.0/16"]"#).unwrap(),
+        ["192.168.0.0/16", "fd20::/48"]
+    );
+    assert!(ranges("[]").unwrap().is_empty() && ranges("null").unwrap().is_empty());
+    for (list, said) in [
+        (
+            r#"["192.168.0.0"]"#,
+            r#"NonMasqueradeCIDRs holds "192.168.0.0", which is no CIDR such as"#,
+        ),
+        (r#"["192.168.0.0/33"]"#, "is no CIDR"),
+        (r#"["host"]"#, "is no CIDR"),
+        (r#""192.168.0.0/16""#, "is not a list of CIDRs such as"),
+        ("[7]", "is not a list of CIDRs such as"),
+    ] {
+        let error = ranges(list).unwrap_err().to_string();
+        assert!(error.contains(said), "{list}: {error}");
+    }
+    let many: Vec<String> = (0..=256)
+        .map(|number| format!("\"10.{}.{}.0/24\"", number / 256, number % 256))
+        .collect();
+    let error = ranges(&format!("[{}]", many.join(","))).unwrap_err().to_string();
+    assert!(error.contains("holds 257 ranges; 256 is the most"), "{error}");
+}
+
+#[test]
+fn a_config_with_other_ranges_that_are_not_masqueraded_is_another() {
+    let config =
+        |list: &str| read_config(&format!(r#""Network":"10.5.0.0/16","NonMasqueradeCIDRs":{list}"#)).unwrap();
+    assert!(config("[]").same_as(&config("null")));
+    assert!(!config("[]").same_as(&config(r#"["192.168.0.0/16"]"#)));
+}
