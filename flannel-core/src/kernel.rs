@@ -67,6 +67,9 @@ pub enum Changed {
     /// Likewise, and more: this device went down or away, or lost an address. The kernel drops IPv4
     /// routes over it without a word.
     Down(DeviceName),
+    /// A table of the packet filter changed, this one (`ip nat`); `None`: notifications were lost, and
+    /// any may have.
+    Table(Option<String>),
     /// Notifications were lost; said once those that were not lost have been read.
     Overrun,
 }

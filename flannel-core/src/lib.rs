@@ -8,6 +8,7 @@ mod config;
 mod device;
 mod engine;
 mod family;
+mod firewall;
 mod host;
 mod json;
 mod kernel;
@@ -33,6 +34,7 @@ pub use config::{BackendConfig, ConfigError, Misspelt, NetworkConfig, Range};
 pub use device::{DeviceName, DeviceNameError};
 pub use engine::{Engine, EngineHandle, Options};
 pub use family::{Family, PerFamily};
+pub use firewall::{Firewall, FirewallError, Kept, PodNetwork};
 pub use host::{
     DefaultRoute, Filter, Host, HostFacts, HostSource, Link, LinkAddress, Protected, Reached, Unforwarded,
 };

@@ -147,7 +147,28 @@ impl Route {
             decorated: false,
         }
     }
+
+    /// A route that drops what no better one takes, as that of a bridge with the same destination is.
+    #[must_use]
+    pub fn blackhole(destination: IpNet, protocol: u8) -> Self {
+        Self {
+            id: RouteId {
+                metric: BLACKHOLE_METRIC,
+                ..RouteId::to(destination)
+            },
+            kind: RouteKind::Blackhole,
+            protocol,
+            hops: Hops::None,
+            source: None,
+            scope: 0,
+            decorated: false,
+        }
+    }
 }
+
+/// Behind every route that somebody else may have to the same destination: the kernel's own has 0 in
+/// IPv4 and 256 in IPv6, and those of DHCP clients and the like some hundreds or thousands.
+const BLACKHOLE_METRIC: u32 = 65_535;
 
 /// What a route does with a packet (`RTN_` in `linux/rtnetlink.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use ipnet::IpNet;
 
 use crate::choose::{flag, holder, shared};
-use crate::{DeviceName, Family, Host, HostFacts, Lease, Leases, Link, NetworkConfig, NodeId, SubnetKey};
+use crate::{DeviceName, Family, Filter, Host, Lease, Leases, Link, NetworkConfig, NodeId, SubnetKey};
 
 /// Addresses that one text lists.
 const LISTED: usize = 4;
@@ -45,13 +45,13 @@ pub(crate) fn forwarding(config: &NetworkConfig, host: &Host, own: Option<&Subne
 }
 
 /// That a chain of the packet filter may drop packets from pods to pods.
-pub(crate) fn filtering(
+pub(crate) fn filtering<'a>(
     config: &NetworkConfig,
-    facts: &HostFacts,
+    filters: impl Iterator<Item = &'a Filter>,
     own: Option<&SubnetKey>,
 ) -> Option<String> {
     let mut texts = Vec::new();
-    for filter in &facts.filters {
+    for filter in filters {
         for (family, range) in config.ranges.iter() {
             let pods = own.and_then(|own| own.net(family)).unwrap_or(range.network);
             let accepted = filter.accepts.iter().any(|net| net.contains(&pods));

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::{Filter, LeaseAttrs, LinkAddress, PerFamily, Unforwarded, Uplink};
+use crate::{HostFacts, LeaseAttrs, LinkAddress, PerFamily, Unforwarded, Uplink};
 
 const V4: &str = r#"{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"}}"#;
 const V6: &str =
@@ -277,7 +277,7 @@ fn a_chain_that_drops_is_told_of_unless_a_rule_accepts_our_pods() {
             _ => own("172.7.21.0/24,fd07:0:0:21::/64"),
         };
         let facts = filter("inet filter", "forward", families, accepts);
-        let text = filtering(&config(json), &facts, Some(&own)).unwrap_or_default();
+        let text = filtering(&config(json), facts.filters.iter(), Some(&own)).unwrap_or_default();
         assert_eq!(
             text.matches("may be dropped").count(),
             expected,
@@ -286,7 +286,7 @@ fn a_chain_that_drops_is_told_of_unless_a_rule_accepts_our_pods() {
     }
     // Without a lease the whole network is meant.
     let facts = filter("ip filter", "FORWARD", &[F4], &["172.7.21.0/24"]);
-    assert!(filtering(&config(V4), &facts, None).is_some());
+    assert!(filtering(&config(V4), facts.filters.iter(), None).is_some());
 }
 
 #[test]
@@ -324,7 +324,12 @@ fn the_remedy_for_a_chain_is_in_the_words_of_the_program_that_made_it() {
              fd07::/48 accept",
         ),
     ] {
-        let text = filtering(&config(json), &filter(table, chain, families, &[]), None).unwrap();
+        let text = filtering(
+            &config(json),
+            filter(table, chain, families, &[]).filters.iter(),
+            None,
+        )
+        .unwrap();
         assert!(
             text.contains(&format!("the chain {chain} (table {table}) drops")),
             "{text}"

@@ -224,6 +224,12 @@ pub enum Reason {
     Forwarding(String),
     /// The packet filter may drop packets from pods to pods.
     Filter(String),
+    /// The rules by which pods reach the outside cannot be kept in the packet filter.
+    Masquerade(String),
+    /// The rules that accept forwarded packets cannot be kept in the packet filter. Not blocking:
+    /// most filters accept what they know nothing of, and one that is seen not to is a reason of
+    /// its own.
+    ForwardRules(String),
 }
 
 impl Reason {
@@ -242,6 +248,7 @@ impl Reason {
             | Self::Bridge(_)
             | Self::Forwarding(_)
             | Self::Filter(_)
+            | Self::ForwardRules(_)
             | Self::Conflicts { .. } => false,
             Self::Routes { failed, desired, .. } => *failed >= *desired,
             Self::Config(_)
@@ -250,6 +257,7 @@ impl Reason {
             | Self::Lease(_)
             | Self::NoSnapshot
             | Self::Kernel(_)
+            | Self::Masquerade(_)
             | Self::SubnetEnv(_) => true,
         }
     }
@@ -278,6 +286,8 @@ impl Reason {
             Self::Bridge(_) => "bridge",
             Self::Forwarding(_) => "forwarding",
             Self::Filter(_) => "filter",
+            Self::Masquerade(_) => "masquerade",
+            Self::ForwardRules(_) => "forward_rules",
         }
     }
 }
@@ -301,7 +311,9 @@ impl fmt::Display for Reason {
             | Self::Subnet(text)
             | Self::Bridge(text)
             | Self::Forwarding(text)
-            | Self::Filter(text) => f.write_str(text),
+            | Self::Filter(text)
+            | Self::Masquerade(text)
+            | Self::ForwardRules(text) => f.write_str(text),
             Self::Routes {
                 failed,
                 desired,

@@ -14,6 +14,7 @@ mod peers;
 mod reasons;
 mod reconciler;
 mod registrar;
+mod rules;
 mod surroundings;
 mod world;
 
@@ -32,8 +33,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 pub use options::Options;
 
 use crate::{
-    Applied, Backend, Changed, HostFacts, HostSource, KernelError, Lease, Object, PeerList, Plan, Reason,
-    RouteProgrammer, Scope, Status, StoreError, StoreEvent, SubnetStore,
+    Applied, Backend, Changed, Firewall, FirewallError, HostFacts, HostSource, Kept, KernelError, Lease,
+    Object, PeerList, Plan, PodNetwork, Reason, RouteProgrammer, Scope, Status, StoreError, StoreEvent,
+    SubnetStore,
 };
 use files::Files;
 use pace::Backoff;
@@ -46,6 +48,9 @@ const STORE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Every request to the kernel is given up after this.
 const KERNEL_DEADLINE: Duration = Duration::from_secs(30);
+
+/// The packet filter's rules are given up after this; it takes several programs to look at them.
+const FIREWALL_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Events that are taken in before conclusions are drawn.
 const EVENTS_PER_PASS: usize = 4096;
@@ -77,6 +82,7 @@ pub struct Engine {
     store: Arc<dyn SubnetStore>,
     programmer: Arc<dyn RouteProgrammer>,
     host: Arc<dyn HostSource>,
+    firewall: Option<Arc<dyn Firewall>>,
     world: World,
     files: Files,
     status: watch::Sender<Arc<Status>>,
@@ -171,6 +177,7 @@ impl Engine {
             store,
             programmer: kernel.clone(),
             host: kernel,
+            firewall: None,
             world,
             files,
             status,
@@ -178,6 +185,14 @@ impl Engine {
             ask,
             questions,
         }
+    }
+
+    /// Has the rules kept that pods need in the packet filter.
+    #[must_use]
+    pub fn with_firewall(mut self, firewall: Arc<dyn Firewall>) -> Self {
+        self.world.guard(firewall.clone());
+        self.firewall = Some(firewall);
+        self
     }
 
     /// Looks at the engine from elsewhere.
@@ -226,6 +241,9 @@ impl Engine {
                     }
                     Done::Applied(plan, result) => self.world.applied(&plan, result, Instant::now()),
                 },
+                (pods, result, started) = answer(&mut io.rules) => {
+                    self.world.ruled(pods, result, started, Instant::now());
+                }
                 () = self.files.written() => {
                     self.world.remembered(self.files.networks());
                     let (env, networks) = self.files.problems();
@@ -309,6 +327,22 @@ impl Engine {
                 .boxed(),
             );
         }
+        if let (Some(firewall), Some(pods)) = (&self.firewall, self.world.next_rules(now)) {
+            let firewall = firewall.clone();
+            io.rules = Some(
+                async move {
+                    let kept = timeout(FIREWALL_DEADLINE, firewall.keep(&pods)).await;
+                    let kept = kept.unwrap_or_else(|_| {
+                        Err(FirewallError::Deadline {
+                            command: "keeping the packet filter's rules".to_owned(),
+                            deadline: FIREWALL_DEADLINE,
+                        })
+                    });
+                    (pods, kept, now)
+                }
+                .boxed(),
+            );
+        }
         self.files
             .start(self.world.subnet_env(), self.world.networks(), now);
         if let Some(work) = self.world.next_work(now) {
@@ -378,6 +412,7 @@ struct Io {
     kernel_backoff: Backoff,
     request: Slot<(Request, Result<Option<Lease>, StoreError>)>,
     look: Slot<(Result<HostFacts, KernelError>, Instant)>,
+    rules: Slot<(PodNetwork, Result<Kept, FirewallError>, Instant)>,
     work: Slot<Done>,
 }
 

@@ -30,6 +30,9 @@ pub struct Options {
     pub previous: Option<SubnetKey>,
     /// The protocol that marks our routes.
     pub protocol: u8,
+    /// Whether packets for addresses of our subnet that no pod has are dropped here, instead of going
+    /// back where they came from by the default route.
+    pub blackhole: bool,
     /// A lease is renewed when this much of its life is left, or a third if that is less.
     pub renew_margin: Duration,
     /// Where `subnet.env` goes. `None`: nowhere.
@@ -54,6 +57,7 @@ impl Options {
             pinned: None,
             previous: None,
             protocol: DEFAULT_PROTOCOL,
+            blackhole: false,
             renew_margin: DEFAULT_RENEW_MARGIN,
             subnet_env: None,
             ip_masq: false,
@@ -74,11 +78,18 @@ impl Options {
         }
     }
 
-    /// Writes `subnet.env` there, and prefers the subnet that it names now.
+    /// Writes `subnet.env` there, and prefers the subnet that it names now. Its networks count among
+    /// the former ones: flannel may have written it.
     #[must_use]
     pub fn with_subnet_env(mut self, path: impl Into<PathBuf>) -> Self {
         let path = path.into();
-        self.previous = SubnetEnv::read(&path).and_then(|env| env.subnet());
+        if let Some(env) = SubnetEnv::read(&path) {
+            self.previous = env.subnet();
+            let networks = env.networks.iter().map(|(_, network)| *network);
+            let new = networks.filter(|network| !self.former_networks.contains(network));
+            let new: Vec<IpNet> = new.collect();
+            self.former_networks.extend(new);
+        }
         self.subnet_env = Some(path);
         self
     }

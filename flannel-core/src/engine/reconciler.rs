@@ -366,7 +366,7 @@ impl Reconciler {
                 self.have.get(&object.id()) == Some(object) || self.foreign.contains(object)
             }
             Changed::Down(_) | Changed::Overrun => true,
-            Changed::Host => false,
+            Changed::Host | Changed::Table(_) => false,
         };
         self.audit_wanted |= relevant && change.in_scope(ownership);
     }
@@ -493,7 +493,7 @@ impl Changed {
             Self::Appeared(Object::Route(route)) | Self::Vanished(Object::Route(route)) => {
                 ownership.scope.covers(route.id.destination)
             }
-            Self::Host | Self::Down(_) | Self::Overrun => true,
+            Self::Host | Self::Table(_) | Self::Down(_) | Self::Overrun => true,
         }
     }
 }

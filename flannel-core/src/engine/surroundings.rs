@@ -14,8 +14,8 @@ use super::reasons::Reasons;
 use crate::preflight::published_twice;
 use crate::spelling::nearest;
 use crate::{
-    Backend, Family, Host, HostFacts, KernelError, Lease, LeaseAttrs, Leases, Misspelt, NetworkConfig,
-    NodeId, PerFamily, Protected, Reason, UplinkOptions, choose_uplink,
+    Backend, Family, Filter, Host, HostFacts, KernelError, Lease, LeaseAttrs, Leases, Misspelt,
+    NetworkConfig, NodeId, PerFamily, Protected, Reason, UplinkOptions, choose_uplink,
 };
 
 /// The host is looked at this often even when it is silent.
@@ -211,19 +211,20 @@ impl Surroundings {
     }
 
     /// Says what the operator has set up otherwise than this network needs it. `rival` is what is known
-    /// of another host that publishes our address.
+    /// of another host that publishes our address, `filters` what [`Checks::judge`] says.
     pub(super) fn check(
         &mut self,
         own: Option<&Lease>,
         leases: &Leases,
         rival: Option<String>,
+        filters: Option<&[Filter]>,
         reasons: &mut Reasons,
     ) {
         let (Some(config), Some(host)) = (&self.config, &self.host) else {
             return;
         };
         self.checks
-            .judge(config, host, own.map(|own| own.subnet), leases, reasons);
+            .judge(config, host, own.map(|own| own.subnet), leases, filters, reasons);
         // Where the backend refuses to publish an address, nobody asks for a lease with it.
         let refused = self.attrs.is_none();
         let twice = || published_twice(host, self.node, leases).filter(|_| refused);

@@ -2,6 +2,7 @@
 
 mod standing;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,13 +16,14 @@ use super::peers::Peers;
 use super::reasons::Reasons;
 use super::reconciler::{Reconciler, Work};
 use super::registrar::{Registrar, Request, View};
+use super::rules::Rules;
 use super::surroundings::{Effect, Replaced, Surroundings};
 use crate::ownership::conflicts;
 use crate::status::LISTED;
 use crate::{
-    Admission, Applied, Backend, Changed, ConfigError, Conflict, Context, Gap, Host, HostFacts, KernelError,
-    Lease, NetworkConfig, Object, Ownership, PerFamily, Plan, Reason, Scope, StoreError, StoreEvent,
-    SubnetEnv, SubnetStore, Timings, Wish,
+    Admission, Applied, Backend, Changed, ConfigError, Conflict, Context, Firewall, FirewallError, Gap, Host,
+    HostFacts, Kept, KernelError, Lease, NetworkConfig, Object, ObjectId, Ownership, PerFamily, Plan,
+    PodNetwork, Reason, Route, Scope, StoreError, StoreEvent, SubnetEnv, SubnetStore, Timings, Wish,
 };
 
 /// The engine's whole state.
@@ -43,6 +45,9 @@ pub(super) struct World {
     registrar: Registrar,
     peers: Peers,
     reconciler: Reconciler,
+    rules: Rules,
+    /// The routes that drop what is for no pod.
+    blackholes: Vec<ObjectId>,
     /// The lease that the kernel's state was planned with: kept while another is being taken.
     planned_with: Option<Lease>,
     conflicts: Vec<Conflict>,
@@ -89,6 +94,8 @@ impl World {
             unheard_since: None,
             peers: Peers::default(),
             reconciler: Reconciler::new(protocol),
+            rules: Rules::new(None),
+            blackholes: Vec::new(),
             planned_with: None,
             conflicts: Vec::new(),
             behind: None,
@@ -96,6 +103,11 @@ impl World {
             planned_for: Duration::ZERO,
             planning: Timings::default(),
         }
+    }
+
+    /// Has the packet filter's rules kept by this.
+    pub(super) fn guard(&mut self, firewall: Arc<dyn Firewall>) {
+        self.rules = Rules::new(Some(firewall));
     }
 
     /// Where the kernel is to be watched; `None` until the network is known.
@@ -212,7 +224,61 @@ impl World {
     fn replan(&mut self) {
         self.registrar.reconsider();
         self.peers.mark_all();
+        self.plan_own_subnet();
         self.reconciler.retry_all();
+    }
+
+    /// What is to be there whoever the peers are: the rules of the packet filter, and the route that
+    /// drops what is for no pod.
+    fn plan_own_subnet(&mut self) {
+        let (Some(config), Some(own)) = (self.surroundings.config(), &self.planned_with) else {
+            return;
+        };
+        let configured = |network: &IpNet| config.networks().any(|other| other == *network);
+        let former = self.options.former_networks.iter().copied();
+        self.rules.want(PodNetwork {
+            networks: PerFamily::from_fn(|family| Some(config.ranges.get(family)?.network)),
+            subnets: PerFamily::from_fn(|family| {
+                own.subnet
+                    .net(family)
+                    .filter(|_| config.ranges.get(family).is_some())
+            }),
+            unmasqueraded: config.unmasqueraded.clone(),
+            nftables: config.nftables,
+            former: former.filter(|network| !configured(network)).collect(),
+        });
+        if self.options.blackhole {
+            let routes = own
+                .subnet
+                .nets()
+                .map(|net| Route::blackhole(net, self.ownership.protocol));
+            let routes: BTreeMap<ObjectId, Object> = routes
+                .map(|route| (ObjectId::Route(route.id), Object::Route(route)))
+                .collect();
+            for gone in self.blackholes.iter().filter(|id| !routes.contains_key(id)) {
+                self.reconciler.set_want(*gone, None);
+            }
+            self.blackholes = routes.keys().copied().collect();
+            for (id, route) in routes {
+                self.reconciler.set_want(id, Some(route));
+            }
+        }
+    }
+
+    /// For what to look at the packet filter's rules, if that is due.
+    pub(super) fn next_rules(&mut self, now: Instant) -> Option<PodNetwork> {
+        self.rules.next(now)
+    }
+
+    /// What came of that.
+    pub(super) fn ruled(
+        &mut self,
+        pods: PodNetwork,
+        result: Result<Kept, FirewallError>,
+        started: Instant,
+        now: Instant,
+    ) {
+        self.rules.kept(pods, result, started, now, &mut self.reasons);
     }
 
     /// Takes the kernel's answer about the host.
@@ -231,6 +297,10 @@ impl World {
     pub(super) fn changed(&mut self, change: Changed) {
         match &change {
             Changed::Host | Changed::Overrun => self.surroundings.look(),
+            Changed::Table(table) => {
+                self.rules.changed(table.as_deref());
+                return self.surroundings.look();
+            }
             Changed::Down(device) => {
                 self.surroundings.look();
                 // A device that was renamed a moment ago is not known by its name.
@@ -257,6 +327,7 @@ impl World {
     /// Looks at everything now.
     pub(super) const fn audit(&mut self) {
         self.surroundings.look();
+        self.rules.look();
         self.reconciler.audit();
     }
 
@@ -276,6 +347,7 @@ impl World {
                 if !self.planned_with.as_ref().is_some_and(same) {
                     self.planned_with = Some(own.clone());
                     self.peers.mark_all();
+                    self.plan_own_subnet();
                 }
             }
             // No lease stands against it any more.
@@ -483,6 +555,7 @@ impl World {
         let ahead = |at: &Instant| self.judged.is_none_or(|judged| *at > judged);
         let all = [
             self.surroundings.wake(),
+            self.rules.wake(),
             kernel,
             store,
             expiry.filter(ahead),

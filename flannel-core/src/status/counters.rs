@@ -12,6 +12,8 @@ pub struct Counters {
     pub snapshots: u64,
     /// Kernel objects that somebody else had changed and that were put right.
     pub repairs: Repairs,
+    /// How often rules of the packet filter that somebody else had changed were put right.
+    pub rule_repairs: u64,
     /// How long it took to work out each plan that changed something.
     pub planning: Timings,
     /// How long the kernel took for each plan, answered or given up.

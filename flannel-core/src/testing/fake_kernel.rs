@@ -203,6 +203,12 @@ impl FakeKernel {
         self.change(|kernel| kernel.filters = filters);
     }
 
+    /// Announces that a table of the packet filter has changed; `None`: that any may have.
+    pub fn change_table(&self, table: Option<&str>) {
+        let table = table.map(str::to_owned);
+        self.change(|kernel| kernel.announce(Changed::Table(table)));
+    }
+
     /// Does what an operator does by hand, by the kernel's rules.
     ///
     /// # Errors
@@ -356,7 +362,7 @@ impl RouteProgrammer for FakeKernel {
                     Changed::Appeared(Object::Route(route)) | Changed::Vanished(Object::Route(route)) => {
                         scope.covers(route.id.destination)
                     }
-                    Changed::Host | Changed::Down(_) | Changed::Overrun => true,
+                    Changed::Host | Changed::Table(_) | Changed::Down(_) | Changed::Overrun => true,
                 };
                 if heard {
                     return Some((changed, (notices, scope)));

@@ -87,6 +87,7 @@ impl World {
             counters: Counters {
                 snapshots: self.snapshots,
                 repairs: self.reconciler.repairs,
+                rule_repairs: self.rules.repairs,
                 planning: self.planning,
                 applying: self.reconciler.applying,
             },
@@ -157,11 +158,13 @@ impl World {
         self.reasons
             .hold(routes, |reason| matches!(reason, Reason::Routes { .. }));
         self.judge_kernel(now);
+        self.rules.judge(&mut self.reasons);
         let rival = self.registrar.rival(now).map(str::to_owned);
         self.surroundings.check(
             self.registrar.own(),
             self.peers.leases(),
             rival,
+            (!self.rules.are_unknown()).then_some(self.rules.filters()),
             &mut self.reasons,
         );
         let displaced = self.registrar.displaced(now);

@@ -169,7 +169,7 @@ impl Kernel {
             Changed::Appeared(Object::Route(route)) | Changed::Vanished(Object::Route(route)) => {
                 is_default(route)
             }
-            Changed::Host | Changed::Down(_) | Changed::Overrun => false,
+            Changed::Host | Changed::Table(_) | Changed::Down(_) | Changed::Overrun => false,
         };
         self.outbox.push(changed);
         if default {
