@@ -46,7 +46,7 @@ pub use object::{
 };
 pub use ownership::{Conflict, DEFAULT_PROTOCOL, Effect, Owner, Ownership};
 pub use plan::{Op, Plan, diff};
-pub use state_dir::{StateDir, StateDirError};
+pub use state_dir::{Leftovers, StateDir, StateDirError};
 pub use status::{
     Counters, Failure, LeaseStatus, PeerCounts, PeerList, PeerState, PeerStatus, Readiness, Reason, Repairs,
     Status, StoreContact, Timings,

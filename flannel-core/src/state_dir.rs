@@ -1,4 +1,8 @@
-//! What a host remembers between runs: who it is, and where it has put routes.
+//! What a host remembers between runs: who it is, and where it has put what.
+
+mod made;
+mod names;
+mod removal;
 
 use std::fs::{self, File, TryLockError};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -9,6 +13,8 @@ use ipnet::IpNet;
 use thiserror::Error;
 use tracing::warn;
 
+pub use removal::Leftovers;
+
 use crate::NodeId;
 use crate::subnet::parse_net;
 use crate::subnet_env::{write_atomically, write_where_different};
@@ -18,8 +24,13 @@ use crate::subnet_env::{write_atomically, write_where_different};
 /// A directory per (store, prefix, subnet file), so that several networks on one host share nothing.
 #[derive(Debug)]
 pub struct StateDir {
+    /// The directory that the states of all daemons of the host share.
+    root: PathBuf,
     path: PathBuf,
     node: NodeId,
+    /// Locked by whoever has flannel's own names for its rules. Opened before the lock, and so let go
+    /// before it, too: a successor that has the state finds the names free.
+    names: File,
     _lock: File,
 }
 
@@ -62,7 +73,8 @@ impl StateDir {
             path: path.clone(),
             source,
         };
-        fs::create_dir_all(&path).map_err(failed)?;
+        made::make(root, &path).map_err(failed)?;
+        let names = names::open(root).map_err(failed)?;
         let lock = lock(&path, purpose).map_err(|error| error.or_io(&path))?;
         let node = node_id(&path.join("node-id")).map_err(failed)?;
         let described = path.join("purpose");
@@ -70,9 +82,27 @@ impl StateDir {
             write_atomically(&described, format!("{purpose}\n").as_bytes()).map_err(failed)?;
         }
         Ok(Self {
+            root: root.to_owned(),
             path,
             node,
+            names,
             _lock: lock,
+        })
+    }
+
+    /// Makes the directory of `file`, and remembers what was missing of it, so that
+    /// [`Leftovers::remove`](crate::Leftovers::remove) takes away no more and no less.
+    ///
+    /// # Errors
+    ///
+    /// [`StateDirError::Io`].
+    pub fn make_way_for(&self, file: &Path) -> Result<(), StateDirError> {
+        let Some(directory) = file.parent() else {
+            return Ok(());
+        };
+        made::make(&self.root, directory).map_err(|source| StateDirError::Io {
+            path: directory.to_owned(),
+            source,
         })
     }
 
@@ -111,12 +141,15 @@ pub(crate) fn remember_networks(file: &Path, networks: &[IpNet]) -> Result<(), S
     })
 }
 
+/// Hexadecimal digits of a directory's name.
+const NAME_LEN: usize = 16;
+
 /// FNV-1a: the name must stay the same in every version.
 fn directory_name(purpose: &str) -> String {
     let digest = purpose.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |digest, byte| {
         (digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
-    format!("{digest:016x}")
+    format!("{digest:0NAME_LEN$x}")
 }
 
 enum LockError {
@@ -147,9 +180,7 @@ fn lock(directory: &Path, purpose: &str) -> Result<File, LockError> {
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            let mut pid = String::new();
-            let _ = file.take(20).read_to_string(&mut pid);
-            let pid = pid.trim().to_owned();
+            let pid = holder(file);
             return Err(LockError::Held(StateDirError::Locked {
                 purpose: purpose.to_owned(),
                 pid,
@@ -163,6 +194,13 @@ fn lock(directory: &Path, purpose: &str) -> Result<File, LockError> {
         .and_then(|()| writeln!(file, "{}", std::process::id()))
         .map_err(LockError::Io)?;
     Ok(file)
+}
+
+/// The process that holds the lock, as it wrote it there.
+fn holder(lock: File) -> String {
+    let mut pid = String::new();
+    let _ = lock.take(20).read_to_string(&mut pid);
+    pid.trim().to_owned()
 }
 
 fn node_id(path: &Path) -> io::Result<NodeId> {

@@ -1,0 +1,184 @@
+//! The end of a state: what a daemon that will not come back has left in files, and its removal.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+
+use super::{StateDir, StateDirError, directory_name, holder, made, names};
+use crate::SubnetEnv;
+use crate::subnet::parse_net;
+
+/// What a daemon that does not run has left behind in files. As long as this value lives it cannot be
+/// started. Looking changes nothing.
+///
+/// ```no_run
+/// use std::path::Path;
+///
+/// use flannel_core::Leftovers;
+///
+/// let left = Leftovers::find(Path::new("/var/lib/flannel"), "etcd /coreos.com/network", Path::new("/run/flannel/subnet.env"))?;
+/// println!("routes may be left in {:?}", left.networks());
+/// left.remove()?;
+/// # Ok::<(), flannel_core::StateDirError>(())
+/// ```
+#[derive(Debug)]
+pub struct Leftovers {
+    root: PathBuf,
+    state: Option<(PathBuf, Option<File>)>,
+    subnet_env: PathBuf,
+}
+
+/// Files beside the states.
+const SHARED: [&str; 3] = [made::MADE, names::LOCK, TABLES];
+
+/// Remembers which tables of the packet filter were not there before ours.
+const TABLES: &str = "tables";
+
+impl Leftovers {
+    /// Looks below `root` for what belongs to `purpose`, and for its `subnet.env`.
+    ///
+    /// # Errors
+    ///
+    /// [`StateDirError::Locked`] while the daemon runs.
+    pub fn find(root: &Path, purpose: &str, subnet_env: &Path) -> Result<Self, StateDirError> {
+        let path = root.join(directory_name(purpose));
+        let lock = match File::open(path.join("lock")) {
+            Ok(file) => match file.try_lock() {
+                Ok(()) => Some(file),
+                Err(TryLockError::WouldBlock) => {
+                    return Err(StateDirError::Locked {
+                        purpose: purpose.to_owned(),
+                        pid: holder(file),
+                        directory: path,
+                    });
+                }
+                Err(TryLockError::Error(source)) => return Err(StateDirError::Io { path, source }),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(source) => return Err(StateDirError::Io { path, source }),
+        };
+        let state = path.is_dir().then_some((path, lock));
+        Ok(Self {
+            root: root.to_owned(),
+            state,
+            subnet_env: subnet_env.to_owned(),
+        })
+    }
+
+    /// The networks in which routes may be left.
+    #[must_use]
+    pub fn networks(&self) -> Vec<IpNet> {
+        let env = SubnetEnv::read(&self.subnet_env).unwrap_or_default();
+        let noted = self.state.as_ref().map(|(path, _)| path.join("networks"));
+        let text = noted
+            .and_then(|path| fs::read_to_string(path).ok())
+            .unwrap_or_default();
+        let mut networks: Vec<IpNet> = text.lines().filter_map(parse_net).collect();
+        networks.extend(env.networks.iter().map(|(_, network)| *network));
+        networks.sort_unstable();
+        networks.dedup();
+        networks
+    }
+
+    /// The suffix of the names that its rules have, `Some(None)` for flannel's own; `None` when it
+    /// has no rules that are not another daemon's.
+    #[must_use]
+    pub fn names_suffix(&self) -> Option<Option<String>> {
+        match self.state.as_ref().and_then(|(path, _)| names::remembered(path)) {
+            Some(suffix) if suffix.is_empty() => Some(None),
+            Some(suffix) => Some(Some(suffix)),
+            None => names::are_free(&self.root).then_some(None),
+        }
+    }
+
+    /// Where it is remembered which tables of the packet filter were not there before ours.
+    #[must_use]
+    pub fn tables_file(&self) -> PathBuf {
+        self.root.join(TABLES)
+    }
+
+    /// The files and directories that [`Leftovers::remove`] removes, in this order. Of the directories,
+    /// those that hold something of somebody else's by then stay.
+    #[must_use]
+    pub fn paths(&self) -> Vec<PathBuf> {
+        let mut paths = Vec::new();
+        if self.subnet_env.is_file() {
+            paths.push(self.subnet_env.clone());
+        }
+        if let Some((path, _)) = &self.state {
+            paths.extend(files(path));
+            paths.push(path.clone());
+        }
+        if self.is_last() {
+            let shared = SHARED.map(|name| self.root.join(name));
+            paths.extend(shared.into_iter().filter(|path| path.is_file()));
+        }
+        // The innermost first: what is around them may be empty then.
+        for directory in made::noted(&self.root).into_iter().rev() {
+            if directory.is_dir() && entries(&directory).all(|entry| paths.contains(&entry)) {
+                paths.push(directory);
+            }
+        }
+        paths
+    }
+
+    /// Removes them. Goes on after a failure, of which the first is returned.
+    ///
+    /// # Errors
+    ///
+    /// [`StateDirError::Io`].
+    pub fn remove(self) -> Result<(), StateDirError> {
+        let mut failure = None;
+        for path in self.paths() {
+            let removed = if path.is_dir() {
+                fs::remove_dir(&path)
+            } else {
+                fs::remove_file(&path)
+            };
+            if let Err(source) = removed
+                && source.kind() != io::ErrorKind::NotFound
+            {
+                failure.get_or_insert(StateDirError::Io { path, source });
+            }
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// Whether no other daemon has a state here, so that what they share is of no use any more.
+    fn is_last(&self) -> bool {
+        let own = self.state.as_ref().map(|(path, _)| path);
+        names::states(&self.root).all(|state| Some(&state) == own)
+    }
+}
+
+fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path())
+}
+
+/// The files of a directory, and its sockets.
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = entries(directory).filter(|path| !path.is_dir()).collect();
+    files.sort();
+    files
+}
+
+impl StateDir {
+    /// Where it is remembered which tables of the packet filter were not there before ours. All daemons
+    /// of the host share it; it is removed with the last state.
+    #[must_use]
+    pub fn tables_file(&self) -> PathBuf {
+        self.root.join(TABLES)
+    }
+
+    /// What every daemon of this host is for that has a state below `root`.
+    #[must_use]
+    pub fn purposes(root: &Path) -> Vec<String> {
+        let texts = names::states(root).filter_map(|state| fs::read_to_string(state.join("purpose")).ok());
+        let mut purposes: Vec<String> = texts.map(|text| text.trim().to_owned()).collect();
+        purposes.sort();
+        purposes
+    }
+}

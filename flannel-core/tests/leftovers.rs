@@ -1,0 +1,259 @@
+//! What a daemon leaves in files, whose names its rules have, and the end of both.
+#![cfg(unix)]
+#![expect(clippy::unwrap_used, reason = "a failed test is a panic")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use flannel_core::{Leftovers, StateDir, StateDirError};
+use tempfile::TempDir;
+
+const PURPOSE: &str = "file:///net with subnet file /run/subnet.env";
+const OTHER: &str = "file:///other with subnet file /run/other.env";
+
+struct Host {
+    directory: TempDir,
+}
+
+impl Host {
+    fn new() -> Self {
+        Self {
+            directory: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn root(&self) -> PathBuf {
+        self.path("lib/flannel")
+    }
+
+    fn env(&self) -> PathBuf {
+        self.path("run/flannel/subnet.env")
+    }
+
+    fn open(&self, purpose: &str) -> StateDir {
+        StateDir::open(&self.root(), purpose).unwrap()
+    }
+
+    fn find(&self, purpose: &str) -> Leftovers {
+        Leftovers::find(&self.root(), purpose, &self.env()).unwrap()
+    }
+
+    /// Every file and directory.
+    fn tree(&self) -> Vec<String> {
+        fn walk(directory: &Path, tree: &mut Vec<String>) {
+            for entry in fs::read_dir(directory).unwrap() {
+                let path = entry.unwrap().path();
+                tree.push(path.display().to_string());
+                if path.is_dir() {
+                    walk(&path, tree);
+                }
+            }
+        }
+        let mut tree = Vec::new();
+        walk(self.directory.path(), &mut tree);
+        tree.sort();
+        tree
+    }
+
+    /// Runs a daemon once, as far as its files go.
+    fn run_once(&self, purpose: &str) {
+        let state = self.open(purpose);
+        state.make_way_for(&self.env()).unwrap();
+        state.names_suffix().unwrap();
+        fs::write(
+            self.env(),
+            "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.7.1/24\n",
+        )
+        .unwrap();
+        fs::write(state.path().join("networks"), "10.4.0.0/16\n").unwrap();
+        fs::write(state.tables_file(), "ip nat\n").unwrap();
+    }
+}
+
+#[test]
+fn after_the_removal_everything_is_as_it_was_before_the_first_start() {
+    let host = Host::new();
+    let before = host.tree();
+    host.run_once(PURPOSE);
+    host.run_once(PURPOSE);
+    let left = host.find(PURPOSE);
+    let networks: Vec<String> = left.networks().iter().map(ToString::to_string).collect();
+    assert_eq!(networks, ["10.4.0.0/16", "10.5.0.0/16"]);
+    let paths = left.paths();
+    let there = host.tree();
+    assert!(
+        paths
+            .iter()
+            .all(|path| there.contains(&path.display().to_string())),
+        "{paths:?}"
+    );
+    left.remove().unwrap();
+    assert_eq!(host.tree(), before);
+    assert_eq!(there.len() - before.len(), paths.len(), "{paths:?} of {there:?}");
+}
+
+#[test]
+fn directories_that_were_there_before_or_hold_something_of_others_stay() {
+    let host = Host::new();
+    fs::create_dir_all(host.root()).unwrap();
+    fs::create_dir_all(host.path("run")).unwrap();
+    let before = host.tree();
+    host.run_once(PURPOSE);
+    fs::write(host.path("run/flannel/of-others"), "x").unwrap();
+    host.find(PURPOSE).remove().unwrap();
+    let mut expected = before;
+    expected
+        .extend(["run/flannel", "run/flannel/of-others"].map(|name| host.path(name).display().to_string()));
+    expected.sort();
+    assert_eq!(host.tree(), expected);
+}
+
+#[test]
+fn a_file_store_and_files_of_others_below_the_root_stay() {
+    let host = Host::new();
+    host.run_once(PURPOSE);
+    fs::create_dir_all(host.root().join("net/subnets")).unwrap();
+    fs::write(host.root().join("notes"), "x").unwrap();
+    host.find(PURPOSE).remove().unwrap();
+    let left: Vec<PathBuf> = ["net", "notes"].map(|name| host.root().join(name)).into();
+    let mut there: Vec<PathBuf> = fs::read_dir(host.root())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    there.sort();
+    assert_eq!(there, left);
+}
+
+#[test]
+fn what_daemons_share_goes_with_the_last_of_them() {
+    let host = Host::new();
+    let before = host.tree();
+    host.run_once(PURPOSE);
+    drop(host.open(OTHER));
+    host.find(PURPOSE).remove().unwrap();
+    assert!(host.root().join("made").is_file());
+    host.find(OTHER).remove().unwrap();
+    assert_eq!(host.tree(), before);
+}
+
+#[test]
+fn looking_changes_nothing_and_a_second_removal_finds_nothing() {
+    let host = Host::new();
+    assert_eq!(host.find(PURPOSE).paths(), [PathBuf::new(); 0]);
+    host.run_once(PURPOSE);
+    let before = (
+        host.tree(),
+        fs::read(host.open(PURPOSE).path().join("lock")).unwrap(),
+    );
+    drop(host.find(PURPOSE));
+    let lock = fs::read(
+        host.find(PURPOSE)
+            .paths()
+            .iter()
+            .find(|path| path.ends_with("lock"))
+            .unwrap(),
+    )
+    .unwrap();
+    assert_eq!((host.tree(), lock), before);
+    host.find(PURPOSE).remove().unwrap();
+    let left = host.find(PURPOSE);
+    assert_eq!((left.paths(), left.networks()), (Vec::new(), Vec::new()));
+    left.remove().unwrap();
+}
+
+#[test]
+fn a_daemon_that_runs_is_left_alone_and_named() {
+    let host = Host::new();
+    let running = host.open(PURPOSE);
+    let error = Leftovers::find(&host.root(), PURPOSE, &host.env()).unwrap_err();
+    let pid = std::process::id().to_string();
+    assert!(
+        matches!(&error, StateDirError::Locked { pid: holder, .. } if *holder == pid),
+        "{error}"
+    );
+    drop(running);
+    let left = host.find(PURPOSE);
+    assert!(matches!(
+        StateDir::open(&host.root(), PURPOSE),
+        Err(StateDirError::Locked { .. })
+    ));
+    drop(left);
+    host.open(PURPOSE);
+}
+
+#[test]
+fn flannels_names_are_the_first_daemons_and_each_other_keeps_its_suffix() {
+    let host = Host::new();
+    let first = host.open(PURPOSE);
+    assert_eq!(first.names_suffix().unwrap(), None);
+    let second = host.open(OTHER);
+    let suffix = second.names_suffix().unwrap().unwrap();
+    assert!(
+        suffix.len() == 8 && suffix.bytes().all(|byte| byte.is_ascii_hexdigit()),
+        "{suffix}"
+    );
+    drop(first);
+    assert_eq!(second.names_suffix().unwrap().as_ref(), Some(&suffix));
+    drop(second);
+    let second = host.open(OTHER);
+    assert_eq!(
+        second.names_suffix().unwrap().as_ref(),
+        Some(&suffix),
+        "though nobody has flannel's"
+    );
+    assert_eq!(host.open(PURPOSE).names_suffix().unwrap(), None);
+}
+
+#[test]
+fn a_new_daemon_takes_flannels_names_from_one_that_does_not_run() {
+    let host = Host::new();
+    drop(host.open(PURPOSE).names_suffix().unwrap());
+    let second = host.open(OTHER);
+    assert_eq!(second.names_suffix().unwrap(), None);
+    assert_eq!(
+        host.find(PURPOSE).names_suffix(),
+        None,
+        "its rules are another's by now"
+    );
+    assert!(host.open(PURPOSE).names_suffix().unwrap().is_some());
+}
+
+#[test]
+fn rules_are_removed_under_the_names_that_the_daemon_had() {
+    let host = Host::new();
+    assert_eq!(
+        host.find(PURPOSE).names_suffix(),
+        Some(None),
+        "flannel's own may be left"
+    );
+    let first = host.open(PURPOSE);
+    first.names_suffix().unwrap();
+    let second = host.open(OTHER);
+    let suffix = second.names_suffix().unwrap();
+    drop(second);
+    assert_eq!(host.find(OTHER).names_suffix(), Some(suffix));
+    assert_eq!(
+        host.find("never seen").names_suffix(),
+        None,
+        "they are the first one's"
+    );
+    drop(first);
+    assert_eq!(
+        host.find("never seen").names_suffix(),
+        None,
+        "they are the first one's, though it does not run"
+    );
+    assert_eq!(host.find(PURPOSE).names_suffix(), Some(None));
+}
+
+#[test]
+fn a_corrupt_memory_of_names_is_as_good_as_none() {
+    let host = Host::new();
+    let state = host.open(PURPOSE);
+    fs::write(state.path().join("names"), "; flush ruleset").unwrap();
+    assert_eq!(state.names_suffix().unwrap(), None);
+}
