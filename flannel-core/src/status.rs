@@ -51,8 +51,8 @@ pub struct Status {
     pub reasons: Vec<Reason>,
     /// What has been done so far.
     pub counters: Counters,
-    /// Whether the kernel has been brought in line with the leases since the start, and `subnet.env`
-    /// says what it ought to.
+    /// Whether the kernel has been brought in line with the leases since the start, `subnet.env` says
+    /// what it ought to, and the packet filter's rules were made, or could not be.
     pub settled: bool,
 }
 

@@ -177,6 +177,20 @@ async fn tables_that_never_rest_are_looked_at_twenty_times_a_second_at_most() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_host_is_not_ready_before_its_rules_are_made() {
+    for firewall in [FakeFirewall::masquerading(), FakeFirewall::forwarding()] {
+        let running = Running::start(CONFIG, firewall, Options::new(NodeId(1)));
+        while running.firewall.writes() == 0 {
+            assert!(!running.handle.status().is_ready());
+            tokio::task::yield_now().await;
+        }
+        running
+            .until(|status| status.readiness() == Readiness::Ready)
+            .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_masquerade_rules_that_were_asked_for_the_host_is_not_ready_and_says_why() {
     let firewall = FakeFirewall::masquerading();
     firewall.fail(Some(refused()));

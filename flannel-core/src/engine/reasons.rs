@@ -23,8 +23,8 @@ pub(super) const NOT_WRITTEN_YET: &str = "subnet.env is not written yet";
 /// Why the kernel is not as it ought to be while it is first being made so.
 pub(super) const NOT_IN_PLACE_YET: &str = "the routes are not in place yet";
 
-/// Why nothing is masqueraded while the rules are first being made.
-pub(super) const RULES_NOT_IN_PLACE_YET: &str = "the masquerade rules are not in place yet";
+/// Why the packet filter is not as it ought to be while its rules are first being made.
+pub(super) const RULES_NOT_IN_PLACE_YET: &str = "the rules of the packet filter are not in place yet";
 
 /// At most one reason of each kind.
 #[derive(Debug, Default)]
@@ -122,7 +122,7 @@ fn first_said_after(reason: &Reason) -> Duration {
         Reason::Lease(text) if text == NO_LEASE_YET => USUAL_TIME,
         Reason::SubnetEnv(text) if text == NOT_WRITTEN_YET => USUAL_TIME,
         Reason::Kernel(text) if text == NOT_IN_PLACE_YET => USUAL_TIME,
-        Reason::Masquerade(text) if text == RULES_NOT_IN_PLACE_YET => USUAL_TIME,
+        Reason::Masquerade(text) | Reason::ForwardRules(text) if text == RULES_NOT_IN_PLACE_YET => USUAL_TIME,
         // Who changes the packet filter mostly does so in several steps, and we are one of them.
         Reason::Filter(_) => USUAL_TIME,
         // Each failure has a line of its own.

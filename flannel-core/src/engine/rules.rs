@@ -121,18 +121,15 @@ impl Rules {
         }
     }
 
-    /// That they are still to be made, where pods need them.
+    /// That they are still to be made.
     pub(super) fn judge(&self, reasons: &mut Reasons) {
-        let needed = self
-            .firewall
-            .as_ref()
-            .is_some_and(|firewall| firewall.masquerades());
-        if needed && self.wanted.is_some() && self.kept.is_none() && !reasons.any(is_of_rules) {
-            reasons.set(Reason::Masquerade(RULES_NOT_IN_PLACE_YET.to_owned()));
+        if self.are_unknown() && self.wanted.is_some() && !reasons.any(is_of_rules) {
+            reasons.set(self.reason(RULES_NOT_IN_PLACE_YET.to_owned()));
         }
     }
 
-    /// Whether nothing can be said yet of what forwarded packets meet.
+    /// Whether they have never been made, nor was it impossible: nothing can be said yet of what packets
+    /// meet.
     pub(super) const fn are_unknown(&self) -> bool {
         self.firewall.is_some() && self.kept.is_none() && self.failing_since.is_none()
     }

@@ -91,7 +91,9 @@ impl World {
                 planning: self.planning,
                 applying: self.reconciler.applying,
             },
-            settled: self.reconciler.has_settled() && (written || self.subnet_env().is_none()),
+            settled: self.reconciler.has_settled()
+                && !self.rules.are_unknown()
+                && (written || self.subnet_env().is_none()),
         }
     }
 
