@@ -1,0 +1,198 @@
+//! Rules of a family brought about in one place.
+
+use std::time::Duration;
+
+use flannel_core::{Family, Filter, FirewallError, PodNetwork};
+use ipnet::IpNet;
+use tokio::time::Instant;
+
+use super::HostFirewall;
+use crate::iptables_host::Refused;
+use crate::nft_host::Nft;
+use crate::place::{Found, Place};
+use crate::ruleset::{RuleOptions, Ruleset};
+
+/// Writes in one go: others may change what was read, or be at it right now.
+const ATTEMPTS: u32 = 3;
+
+/// How long is waited for somebody else who is at it.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Rules that do not read back as they were written are written again so often.
+const REWRITE: Duration = Duration::from_secs(60);
+
+/// What is known of rules that are kept in one place.
+#[derive(Debug, Default)]
+pub(super) struct Upkeep {
+    /// Ports are not chosen at random, since that is refused.
+    in_order: bool,
+    unreadable: Option<Unreadable>,
+}
+
+/// What is read right after rules have been written, where it does not say them.
+#[derive(Debug)]
+struct Unreadable {
+    found: Found,
+    since: Instant,
+}
+
+/// The rules are there.
+pub(super) struct Brought {
+    /// What is there beside them.
+    pub(super) found: Found,
+    pub(super) written: bool,
+}
+
+/// A place, and what it takes to change it.
+pub(super) struct Site<'a> {
+    pub(super) host: &'a HostFirewall,
+    pub(super) place: &'a Place,
+    pub(super) nft: Option<&'a Nft>,
+}
+
+impl Upkeep {
+    /// Makes the rules what they ought to be.
+    pub(super) async fn bring_about(
+        &mut self,
+        site: &Site<'_>,
+        pods: &PodNetwork,
+        networks: &[IpNet],
+    ) -> Result<Brought, FirewallError> {
+        let Site { host, place, .. } = site;
+        let (mut written, mut misread) = (false, None);
+        let (mut refused, mut refusal) = (0_u32, None);
+        for _ in 0..=ATTEMPTS {
+            // What is refused twice is not refused for what somebody else has changed meanwhile.
+            let in_order = self.in_order || refused > 1 || !place.knows_random_fully();
+            let rules = rules(place.family(), pods, host.options, in_order);
+            let found = place.look(&host.names).await?;
+            let wanted = place.correction(&found, &rules, &host.names, networks);
+            let Some(text) = wanted.filter(|_| !self.is_unreadable(&found)) else {
+                return Ok(Brought { found, written });
+            };
+            if written && place.removal(&found, &host.names, &[]).is_some() {
+                if misread.as_ref() == Some(&found) {
+                    self.give_up_reading(place, &found);
+                    return Ok(Brought { found, written });
+                }
+                misread = Some(found);
+            }
+            match site.write(&text).await {
+                Ok(()) => {
+                    written = true;
+                    if refused > 1 && host.options.random_fully && !self.in_order {
+                        self.do_without_random(place, refusal.as_ref());
+                    }
+                }
+                Err(Refused { error, .. }) if error.is_transient() => return Err(error),
+                Err(Refused { busy, error }) => {
+                    if busy {
+                        tokio::time::sleep(PAUSE).await;
+                    } else {
+                        refused += 1;
+                    }
+                    refusal = refusal.or(Some(error));
+                }
+            }
+        }
+        Err(refusal.unwrap_or_else(|| FirewallError::Failed {
+            command: format!("writing rules to {place}"),
+            reason: "somebody else changes them as fast as they are written".to_owned(),
+        }))
+    }
+
+    fn is_unreadable(&self, found: &Found) -> bool {
+        let known = self.unreadable.as_ref();
+        known.is_some_and(|known| known.found == *found && known.since.elapsed() < REWRITE)
+    }
+
+    /// Takes what is read for the rules, though it says something else.
+    fn give_up_reading(&mut self, place: &Place, found: &Found) {
+        if self.unreadable.is_none() {
+            tracing::warn!(
+                "what {place} says of our rules, right after they have been written, is not what was written: \
+                 either somebody else changes them at once, or it is a version that puts it in words not known here"
+            );
+        }
+        self.unreadable = Some(Unreadable {
+            found: found.clone(),
+            since: Instant::now(),
+        });
+    }
+
+    fn do_without_random(&mut self, place: &Place, refusal: Option<&FirewallError>) {
+        self.in_order = true;
+        let refusal = refusal.map_or_else(String::new, |error| format!(" ({error})"));
+        tracing::info!("{place} refuses to choose ports at random{refusal}: masquerading does without");
+    }
+}
+
+fn rules(family: Family, pods: &PodNetwork, options: RuleOptions, in_order: bool) -> Ruleset {
+    let options = RuleOptions {
+        random_fully: options.random_fully && !in_order,
+        ..options
+    };
+    Ruleset::for_pods(family, pods, options)
+}
+
+impl Site<'_> {
+    /// Removes rules of ours, and says whether there were any.
+    pub(crate) async fn clear(&self, networks: &[IpNet]) -> Result<bool, FirewallError> {
+        let mut failure = None;
+        for _ in 0..ATTEMPTS {
+            let Some(found) = self.look().await? else {
+                return Ok(false);
+            };
+            let Some(text) = self.place.removal(&found, &self.host.names, networks) else {
+                return Ok(false);
+            };
+            match self.place.write(&text).await {
+                Ok(()) => return Ok(true),
+                Err(Refused { busy, error }) => {
+                    if busy {
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                    failure = failure.or(Some(error));
+                }
+            }
+        }
+        failure.map_or(Ok(false), Err)
+    }
+
+    /// What is there; None where the kernel has none of its tables, which looking might make.
+    pub(crate) async fn look(&self) -> Result<Option<Found>, FirewallError> {
+        if self.is_empty().await? {
+            return Ok(None);
+        }
+        self.place.look(&self.host.names).await.map(Some)
+    }
+
+    /// Chains of this place that drop packets which rules elsewhere accept.
+    pub(super) async fn filters(&self, rules: &Ruleset) -> Result<Vec<Filter>, FirewallError> {
+        if rules.network.is_none() || self.is_empty().await? {
+            return Ok(Vec::new());
+        }
+        let forward = self.place.look_at_forward().await?;
+        let filters = |found| self.place.obstacles(&found, rules, &self.host.names, true);
+        Ok(forward.map_or_else(Vec::new, filters))
+    }
+
+    async fn is_empty(&self) -> Result<bool, FirewallError> {
+        let Some(nft) = self.nft.filter(|_| self.place.is_iptables_in_nftables()) else {
+            return Ok(false);
+        };
+        let tables = nft.tables(self.place.family()).await?;
+        Ok(!tables.iter().any(|table| table == "nat" || table == "filter"))
+    }
+
+    async fn write(&self, text: &str) -> Result<(), Refused> {
+        let Some(nft) = self.nft.filter(|_| self.place.is_iptables_in_nftables()) else {
+            return self.place.write(text).await;
+        };
+        let origin = &self.host.origin;
+        let absent = origin.before(nft, self.place.family()).await;
+        self.place.write(text).await?;
+        origin.after(nft, self.place.family(), absent).await;
+        Ok(())
+    }
+}

@@ -1,0 +1,16 @@
+#![doc = include_str!("../README.md")]
+
+mod host;
+mod iptables;
+mod iptables_host;
+mod nat;
+mod nft;
+mod nft_host;
+mod origin;
+mod place;
+mod program;
+mod ruleset;
+
+pub use host::{HostFirewall, Leftover, RemovalError};
+pub use nat::{Flow, Nat, decide};
+pub use ruleset::{Match, Names, Rule, RuleOptions, Ruleset, Verdict};

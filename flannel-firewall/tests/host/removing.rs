@@ -1,0 +1,168 @@
+//! Everything of ours taken away.
+
+use flannel_core::Family;
+use flannel_firewall::HostFirewall;
+use tempfile::TempDir;
+
+use crate::setting::{
+    ALL_RULES, MODES, Mode, Programs, everything, in_each_mode, in_namespace, keep, pods, program, sh,
+};
+
+fn remembering(programs: &Programs, directory: &TempDir) -> HostFirewall {
+    programs
+        .firewall(ALL_RULES)
+        .remembering(directory.path().join("tables"))
+}
+
+/// The older iptables never lets go of a table that it has made; it stays, empty.
+fn without_empty_legacy_tables(everything: &str) -> String {
+    let (mut text, mut legacy) = (String::new(), false);
+    for line in everything.lines() {
+        if line.starts_with("== ") {
+            legacy = line.ends_with("-legacy");
+        }
+        let frame =
+            line.starts_with('*') || line == "COMMIT" || line.starts_with(':') && line.ends_with("ACCEPT");
+        if !(legacy && frame) {
+            text += line;
+            text += "\n";
+        }
+    }
+    text
+}
+
+#[test]
+fn a_host_is_left_as_it_was_found() {
+    in_each_mode(async |mode, programs| {
+        let directory = TempDir::new().unwrap();
+        let before = everything().await;
+        keep(&remembering(programs, &directory), &pods(mode)).await;
+        // Another process.
+        remembering(programs, &directory).remove(&[]).await.unwrap();
+        assert_eq!(
+            without_empty_legacy_tables(&everything().await),
+            without_empty_legacy_tables(&before),
+            "{mode:?}"
+        );
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+        assert_eq!(
+            remembering(programs, &directory).leftovers(&[]).await.unwrap(),
+            []
+        );
+    });
+}
+
+#[test]
+fn whatever_mode_there_was_and_whatever_was_done_nothing_of_ours_is_left() {
+    in_namespace(async {
+        let directory = TempDir::new().unwrap();
+        let before = everything().await;
+        for mode in [0, 1, 2, 1, 0, 2].map(|index| MODES[index]) {
+            let programs = Programs::of(mode);
+            keep(&remembering(&programs, &directory), &pods(mode)).await;
+            sh(&crate::disturbances::all(mode, Family::V6).last().unwrap().command).await;
+            keep(&remembering(&programs, &directory), &pods(mode)).await;
+        }
+        let programs = Programs::of(Mode::IptablesNft);
+        remembering(&programs, &directory).remove(&[]).await.unwrap();
+        assert_eq!(
+            without_empty_legacy_tables(&everything().await),
+            without_empty_legacy_tables(&before)
+        );
+    });
+}
+
+#[test]
+fn chains_that_iptables_made_for_us_stay_where_others_use_them() {
+    in_namespace(async {
+        let programs = Programs::of(Mode::IptablesNft);
+        let directory = TempDir::new().unwrap();
+        keep(&remembering(&programs, &directory), &pods(Mode::IptablesNft)).await;
+        sh("iptables-nft -t nat -A POSTROUTING -s 172.17.0.0/16 -j MASQUERADE
+            iptables-nft -t filter -P FORWARD DROP
+            ip6tables-nft -t nat -N DOCKER
+            ip6tables-nft -t filter -A INPUT -j ACCEPT")
+        .await;
+        remembering(&programs, &directory).remove(&[]).await.unwrap();
+        let text = sh("nft list ruleset").await;
+        assert!(text.contains("172.17.0.0/16"), "{text}");
+        assert!(
+            text.contains("type filter hook forward priority filter; policy drop;"),
+            "{text}"
+        );
+        assert!(
+            text.contains("table ip6 nat {\n\tchain DOCKER {\n\t}\n}"),
+            "{text}"
+        );
+        assert!(text.contains("hook input"), "{text}");
+        assert!(
+            !text.contains("FLANNEL") && !text.contains("table ip6 filter {\n\tchain FORWARD"),
+            "{text}"
+        );
+    });
+}
+
+#[test]
+fn chains_that_were_there_before_us_stay_though_they_are_empty() {
+    in_namespace(async {
+        let programs = Programs::of(Mode::IptablesNft);
+        let directory = TempDir::new().unwrap();
+        sh(
+            "iptables-nft -t nat -A POSTROUTING -j ACCEPT && iptables-nft -t nat -F
+            nft add table ip6 filter",
+        )
+        .await;
+        let before = everything().await;
+        assert!(before.contains("hook postrouting"), "{before}");
+        keep(&remembering(&programs, &directory), &pods(Mode::IptablesNft)).await;
+        remembering(&programs, &directory).remove(&[]).await.unwrap();
+        assert_eq!(everything().await, before);
+    });
+}
+
+#[test]
+fn what_would_be_removed_is_told_line_by_line() {
+    in_each_mode(async |mode, programs| {
+        let directory = TempDir::new().unwrap();
+        keep(&remembering(programs, &directory), &pods(mode)).await;
+        let right = everything().await;
+        let leftovers = remembering(programs, &directory).leftovers(&[]).await.unwrap();
+        let lines: Vec<String> = leftovers.iter().map(ToString::to_string).collect();
+        let text = lines.join("\n");
+        assert!(lines.iter().all(|line| !line.contains('\n')), "{text}");
+        let some = match mode {
+            Mode::Nftables => [
+                "nftables: nft add table ip flannel-ipv4",
+                "nft add rule ip6 flannel-ipv6 forward ",
+            ],
+            Mode::IptablesNft => [
+                "iptables (nf_tables): iptables -t nat -N FLANNEL-POSTRTG",
+                "nft add chain ip6 filter FORWARD",
+            ],
+            Mode::IptablesLegacy => [
+                "ip6tables (legacy): ip6tables -t filter -N FLANNEL-FWD",
+                "-A POSTROUTING -m comment",
+            ],
+        };
+        for some in some {
+            assert!(text.contains(some), "{mode:?}: {some}\n{text}");
+        }
+        assert_eq!(everything().await, right);
+    });
+}
+
+#[test]
+fn what_fails_is_told_and_keeps_nothing_else_from_being_removed() {
+    in_namespace(async {
+        let programs = Programs::of(Mode::IptablesNft);
+        keep(&programs.firewall(ALL_RULES), &pods(Mode::IptablesNft)).await;
+        // A rule of somebody else's leads to our chain under a name that iptables cannot delete.
+        sh("nft add chain ip nat custom && nft add rule ip nat custom jump FLANNEL-POSTRTG").await;
+        let error = programs.firewall(ALL_RULES).remove(&[]).await.unwrap_err();
+        assert_eq!(error.failures.len(), 1, "{error}");
+        let text = everything().await;
+        assert!(!text.contains("FLANNEL-FWD") && !text.contains("fd00"), "{text}");
+        assert!(text.contains("jump FLANNEL-POSTRTG"), "{text}");
+        assert_eq!(program(Mode::IptablesNft, Family::V4), "iptables-nft");
+    });
+}
