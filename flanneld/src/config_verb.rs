@@ -133,6 +133,7 @@ async fn check(text: &str, store: Option<&Store>, flags: &Flags) -> Result<Strin
         let _ = writeln!(meaning, "subnets   {}", subnets(range));
     }
     let _ = writeln!(meaning, "backend   {backend}");
+    meaning.push_str(&rules(&config));
     for misspelt in &config.misspelt {
         let _ = writeln!(meaning, "warning   {misspelt}");
     }
@@ -144,6 +145,23 @@ async fn check(text: &str, store: Option<&Store>, flags: &Flags) -> Result<Strin
     meaning.push_str(&outside(&config, leases.as_deref()));
     meaning.push_str(&this_host(&config, leases.as_deref().unwrap_or_default(), &endpoints, flags).await);
     Ok(meaning)
+}
+
+/// Where rules go, unless that is iptables, and to what pods keep their addresses.
+fn rules(config: &NetworkConfig) -> String {
+    let mut text = String::new();
+    if config.nftables {
+        text.push_str("rules     in nftables\n");
+    }
+    if !config.unmasqueraded.is_empty() {
+        let ranges: Vec<String> = config.unmasqueraded.iter().map(ToString::to_string).collect();
+        let _ = writeln!(
+            text,
+            "rules     masquerade nothing on its way to {}",
+            ranges.join(", ")
+        );
+    }
+    text
 }
 
 fn subnets(range: &Range) -> String {

@@ -12,6 +12,7 @@ use flannel_core::{
     Backend, Engine, EngineHandle, KernelError, Options, Pattern, PerFamily, StateDirError, StoreError,
     UplinkOptions, UplinkRule,
 };
+use flannel_firewall::{HostFirewall, Names, RuleOptions};
 use flannel_netlink::Netlink;
 use thiserror::Error;
 use tokio::net::{TcpListener, UnixListener};
@@ -21,7 +22,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use crate::blocking::off_the_loop;
-use crate::flags::{Flags, UplinkFlags};
+use crate::flags::{Flags, RuleFlags, UplinkFlags};
 use crate::health::{Health, serve_tcp, serve_unix};
 use crate::instance::{self, HANDOVER};
 use crate::logging::LogHandle;
@@ -89,20 +90,22 @@ async fn serve(flags: &Flags, notify: &Notify, log: LogHandle) -> Result<(), Dae
     let deadline = Instant::now() + HANDOVER;
     let opened = async {
         let state = instance::take(&flags.state_dir, &purpose, deadline).await?;
-        let (state, remembered) = off_the_loop(move || {
+        let (state, remembered, names) = off_the_loop(move || {
+            state.make_way_for(&subnet_file)?;
+            let names = state.names_suffix()?;
             let remembered = Options::of(&state).with_subnet_env(subnet_file);
-            (state, remembered)
+            Ok::<_, StateDirError>((state, remembered, names))
         })
-        .await;
+        .await?;
         if let Some(address) = flags.health {
             tasks.spawn(serve_tcp(listen(address, deadline).await?, health.clone()));
         }
         if let Some(socket) = status_socket(state.path()) {
             tasks.spawn(serve_unix(socket, health.clone()));
         }
-        Ok::<_, DaemonError>((state, remembered, Store::open(&flags.store).await?))
+        Ok::<_, DaemonError>((state, remembered, names, Store::open(&flags.store).await?))
     };
-    let (_state, remembered, store) = tokio::select! {
+    let (state, remembered, names, store) = tokio::select! {
         biased;
         () = shutdown.requested() => return Ok(()),
         opened = opened => opened?,
@@ -112,22 +115,36 @@ async fn serve(flags: &Flags, notify: &Notify, log: LogHandle) -> Result<(), Dae
         pinned: flags.pinned_subnet,
         protocol: flags.route_protocol,
         renew_margin: flags.renew_margin,
+        ip_masq: flags.rules.masquerade,
+        blackhole: flags.blackhole,
         ..remembered
     };
     let netlink = Arc::new(Netlink::open()?);
-    let engine = Engine::new(store.subnets(), netlink, backends(), options);
+    let firewall = firewall(&flags.rules, names.as_deref(), &state.tables_file());
+    let engine = Engine::new(store.subnets(), netlink, backends(), options).with_firewall(Arc::new(firewall));
     health.watch(engine.handle());
     tasks.spawn(notify::follow(engine.handle(), notify.clone()));
     tasks.spawn(look_on_hangup(hangup, engine.handle(), store));
     let result = engine.run(shutdown.requested()).await;
     notify.stopping();
-    info!("flanneld ends; routes and subnet file stay");
+    info!("flanneld ends; routes, rules and subnet file stay");
     Ok(result?)
+}
+
+/// The firewall that the flags ask for. Asked for nothing, it removes what an earlier run was asked for.
+pub(crate) fn firewall(flags: &RuleFlags, suffix: Option<&str>, tables_file: &Path) -> HostFirewall {
+    let options = RuleOptions {
+        masquerade: flags.masquerade,
+        forward: flags.forward,
+        random_fully: flags.random_fully,
+    };
+    let names = suffix.map_or_else(Names::flannels, Names::with_suffix);
+    HostFirewall::new(options, names, flags.resync).remembering(tables_file)
 }
 
 /// What tells this daemon from every other of the host: it names the state directory. A relative path counts as it is
 /// written: where an upgrade swaps a link to the directory, the successor's absolute path is another.
-fn purpose(flags: &Flags) -> String {
+pub(crate) fn purpose(flags: &Flags) -> String {
     let written: PathBuf = flags
         .subnet_file
         .components()

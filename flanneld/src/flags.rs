@@ -43,10 +43,28 @@ pub struct Flags {
     pub route_protocol: u8,
     /// `--subnet-lease-renew-margin`: renew the lease when no more than this is left of it; 1 to 1439 minutes.
     pub renew_margin: Duration,
+    /// Which rules pods have in the packet filter.
+    pub rules: RuleFlags,
+    /// `--ip-blackhole-route`.
+    pub blackhole: bool,
     /// How the uplink is found, and the addresses under which other hosts reach it.
     pub uplink: UplinkFlags,
     /// `--healthz-ip` and `--healthz-port`: where the health endpoints listen, if at all.
     pub health: Option<SocketAddr>,
+}
+
+/// Rules in the packet filter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleFlags {
+    /// `--ip-masq`.
+    pub masquerade: bool,
+    /// Unless `--ip-masq-fully-random-disable`.
+    pub random_fully: bool,
+    /// `--iptables-forward-rules`.
+    pub forward: bool,
+    /// `--iptables-resync`: rules are looked at so often though nobody says that they have changed;
+    /// 1 to 86400 seconds.
+    pub resync: Duration,
 }
 
 /// How the interface towards the other hosts is chosen, tried in the order of the fields; with none of the
@@ -132,6 +150,13 @@ pub enum Command {
     Run(Box<Flags>),
     /// `flanneld config …`, with the store and the uplink that the daemon has.
     Config(ConfigVerb, Box<Flags>),
+    /// `flanneld cleanup`, with the flags that the daemon had.
+    Cleanup {
+        /// Those.
+        flags: Box<Flags>,
+        /// `--dry-run`: only say what there is to remove.
+        dry_run: bool,
+    },
     /// `flanneld status`.
     Status {
         /// Below it the daemons have their state.
@@ -173,15 +198,6 @@ pub struct Parsed {
 /// Something accepted that has no effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Note {
-    /// flannel does this unless told otherwise; here it is not there yet.
-    DefaultNotThere {
-        /// The flag's name, without dashes.
-        flag: &'static str,
-        /// flannel's default for it.
-        default: &'static str,
-        /// What is not there.
-        feature: &'static str,
-    },
     /// The flag was given, and means nothing here.
     Ignored {
         /// The flag's name, without dashes.
@@ -220,6 +236,14 @@ impl Parsed {
             missing::refuse_what_is_not_there(&given)?;
             value::flags(&given).map(Box::new)
         };
+        let dry_run = value::dry_run(&given)?;
+        if dry_run && !matches!(verb.as_deref(), Some(verb) if verb == verb::CLEANUP) {
+            return Err(Refusal::Misuse(format!(
+                "--{} is for flanneld {}",
+                table::DRY_RUN,
+                verb::CLEANUP
+            )));
+        }
         let mut notes = Vec::new();
         let command = match verb.map(|verb| Verb::new(&verb, words)).transpose()? {
             None => {
@@ -227,6 +251,10 @@ impl Parsed {
                 Command::Run(flags()?)
             }
             Some(Verb::Config(verb)) => Command::Config(verb, flags()?),
+            Some(Verb::Cleanup) => Command::Cleanup {
+                flags: flags()?,
+                dry_run,
+            },
             Some(Verb::Status) => Command::Status {
                 state_dir: value::state_dir(&given)?,
             },
@@ -243,16 +271,6 @@ impl Note {
     /// Writes the note to the log.
     pub fn log(&self) {
         match self {
-            Self::DefaultNotThere {
-                flag,
-                default,
-                feature,
-            } => {
-                tracing::info!(
-                    flag = format!("--{flag}={default}"),
-                    "{feature}: not there yet, flannel's default has no effect"
-                );
-            }
             Self::Ignored { flag } => {
                 tracing::warn!(
                     flag = format!("--{flag}"),

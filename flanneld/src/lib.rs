@@ -5,6 +5,7 @@
 //! end no process.
 
 mod blocking;
+pub mod cleanup_verb;
 pub mod config_verb;
 pub mod daemon;
 pub mod flags;

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use flanneld::flags::{Command, ConfigVerb, Flags, Note, Parsed, Refusal};
 use flanneld::logging::{self, FLUSH_DEADLINE, LogHandle};
 use flanneld::notify::Notify;
-use flanneld::{config_verb, daemon, status_verb};
+use flanneld::{cleanup_verb, config_verb, daemon, status_verb};
 
 fn main() -> ExitCode {
     let parsed = match Parsed::new(env::args_os().skip(1), |name| env::var_os(name)) {
@@ -22,6 +22,7 @@ fn main() -> ExitCode {
     let done = match &parsed.command {
         Command::Run(flags) => run(flags, &parsed.notes, &log),
         Command::Config(verb, flags) => config(verb, flags, &log),
+        Command::Cleanup { flags, dry_run } => cleanup(flags, *dry_run, &log),
         Command::Status { state_dir } => status(state_dir, &log),
     };
     log.flush(FLUSH_DEADLINE);
@@ -48,6 +49,22 @@ fn run(flags: &Flags, notes: &[Note], log: &LogHandle) -> bool {
 fn config(verb: &ConfigVerb, flags: &Flags, log: &LogHandle) -> bool {
     match config_verb::run(verb, flags) {
         Ok(text) => writeln!(io::stdout().lock(), "{}", text.trim_end()).is_ok(),
+        Err(error) => {
+            log.line(format!("flanneld: {error}"));
+            false
+        }
+    }
+}
+
+/// Whether nothing is left, or would be.
+fn cleanup(flags: &Flags, dry_run: bool, log: &LogHandle) -> bool {
+    match cleanup_verb::run(flags, dry_run) {
+        Ok(cleaned) => {
+            let told = io::stdout().lock().write_all(cleaned.text.as_bytes()).is_ok();
+            let failures = cleaned.failures.iter();
+            failures.for_each(|failure| log.line(format!("flanneld: {failure}")));
+            told && cleaned.failures.is_empty()
+        }
         Err(error) => {
             log.line(format!("flanneld: {error}"));
             false

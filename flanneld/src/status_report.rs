@@ -165,6 +165,8 @@ pub struct CountersReport {
     pub corrected: u64,
     /// Those of ours that belong nowhere and were removed.
     pub removed: u64,
+    /// How often rules of the packet filter were put right.
+    pub rules: u64,
     /// Plans that the kernel was given.
     pub plans: u64,
     /// Log lines lost because nobody took them.

@@ -95,7 +95,10 @@ fn nobody_to_read_changes_no_exit_code() {
     assert_eq!(run(&["--help"], unread().into(), unread().into()), Some(0));
     assert_eq!(run(&["--bogus"], full().into(), full().into()), Some(2));
     assert_eq!(run(&["--bogus"], unread().into(), unread().into()), Some(2));
-    assert_eq!(run(&["--ip-masq"], unread().into(), unread().into()), Some(1));
+    assert_eq!(
+        run(&["--kube-subnet-mgr"], unread().into(), unread().into()),
+        Some(1)
+    );
 }
 
 #[test]

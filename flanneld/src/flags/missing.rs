@@ -12,7 +12,7 @@ use super::{Note, Refusal};
 pub(super) fn refuse_what_is_not_there(given: &Given) -> Result<(), Refusal> {
     let mut asked: BTreeMap<Feature, Vec<String>> = BTreeMap::new();
     for spec in TABLE {
-        let (Support::Missing(feature) | Support::MissingButDefault(feature)) = spec.support else {
+        let Support::Missing(feature) = spec.support else {
             continue;
         };
         if let Some(value) = given
@@ -43,25 +43,12 @@ pub(super) fn refuse_what_is_not_there(given: &Given) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What has no effect though flannel would act on it.
+/// What was given and has no effect.
 pub(super) fn notes(given: &Given) -> Vec<Note> {
-    TABLE
-        .iter()
-        .filter_map(|spec| {
-            let value = given.value(spec);
-            let is_given = given.values(spec.name).next().is_some();
-            match spec.support {
-                Support::MissingButDefault(feature) if value.text() == spec.default => {
-                    Some(Note::DefaultNotThere {
-                        flag: spec.name,
-                        default: spec.default,
-                        feature: feature.name(),
-                    })
-                }
-                Support::Ignored if is_given => Some(Note::Ignored { flag: spec.name }),
-                _ => None,
-            }
-        })
+    let ignored = TABLE.iter().filter(|spec| spec.support == Support::Ignored);
+    ignored
+        .filter(|spec| given.values(spec.name).next().is_some())
+        .map(|spec| Note::Ignored { flag: spec.name })
         .collect()
 }
 

@@ -178,6 +178,24 @@ fn verbs_stand_first_and_take_the_daemon_s_flags() {
     // It needs no store, and may be given all that the daemon is given.
     let status = parse(&["status", "--state-dir=/srv/state", "--ip-masq"], &[]).unwrap();
     assert!(matches!(status.command, Command::Status { state_dir } if state_dir == Path::new("/srv/state")));
+    let cleanup = |args: &[&str]| match command(&[&["cleanup"], args].concat()) {
+        Command::Cleanup { flags, dry_run } => (flags.route_protocol, dry_run),
+        other => panic!("{args:?}: {other:?}"),
+    };
+    assert_eq!(cleanup(&[]), (70, false));
+    assert_eq!(cleanup(&["--dry-run", "--route-protocol=71"]), (71, true));
+    for args in [
+        &["--dry-run"][..],
+        &["status", "--dry-run"],
+        &["config", "get", "--dry-run"],
+    ] {
+        let (code, message) = refusal(&[args, &[STORE]].concat());
+        assert_eq!(
+            (code, &*message),
+            (2, "--dry-run is for flanneld cleanup"),
+            "{args:?}"
+        );
+    }
     let text = || ConfigSource::Text("{}".to_owned());
     for (args, expected) in [
         (&["config", "get"][..], ConfigVerb::Get),

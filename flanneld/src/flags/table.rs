@@ -3,6 +3,7 @@
 //! **Nothing else in the crate spells a flag's default or help text**; names that the code reads values by are
 //! the constants below.
 
+pub(super) const DRY_RUN: &str = "dry-run";
 pub(super) const ETCD_CAFILE: &str = "etcd-cafile";
 pub(super) const ETCD_CERTFILE: &str = "etcd-certfile";
 pub(super) const ETCD_ENDPOINTS: &str = "etcd-endpoints";
@@ -16,6 +17,11 @@ pub(super) const HEALTHZ_PORT: &str = "healthz-port";
 pub(super) const IFACE: &str = "iface";
 pub(super) const IFACE_CAN_REACH: &str = "iface-can-reach";
 pub(super) const IFACE_REGEX: &str = "iface-regex";
+pub(super) const IP_BLACKHOLE_ROUTE: &str = "ip-blackhole-route";
+pub(super) const IP_MASQ: &str = "ip-masq";
+pub(super) const IP_MASQ_FULLY_RANDOM_DISABLE: &str = "ip-masq-fully-random-disable";
+pub(super) const IPTABLES_FORWARD_RULES: &str = "iptables-forward-rules";
+pub(super) const IPTABLES_RESYNC: &str = "iptables-resync";
 pub(super) const LOG_FORMAT: &str = "log-format";
 pub(super) const PUBLIC_IP: &str = "public-ip";
 pub(super) const PUBLIC_IPV6: &str = "public-ipv6";
@@ -65,8 +71,6 @@ pub(super) enum Support {
     Ignored,
     /// Refused, unless the value turns the feature off.
     Missing(Feature),
-    /// Likewise; and as flannel has it on by default, its absence is worth a note.
-    MissingButDefault(Feature),
 }
 
 /// What is not there yet.
@@ -74,8 +78,6 @@ pub(super) enum Support {
 pub(super) enum Feature {
     Etcd,
     Kubernetes,
-    Rules,
-    Blackhole,
 }
 
 impl Feature {
@@ -83,16 +85,12 @@ impl Feature {
         match self {
             Self::Etcd => "a build with the etcd store",
             Self::Kubernetes => "the Kubernetes store",
-            Self::Rules => "masquerade and forward rules",
-            Self::Blackhole => "the blackhole route",
         }
     }
 
     pub(super) fn remedy(self) -> String {
         match self {
             Self::Etcd | Self::Kubernetes => format!("give --{STORE}={STORE_EXAMPLE} instead"),
-            Self::Rules => "leave it out and make the rules by other means".to_owned(),
-            Self::Blackhole => "leave it out".to_owned(),
         }
     }
 }
@@ -113,9 +111,9 @@ const fn flag(
     }
 }
 
-use Feature::{Blackhole, Etcd, Kubernetes, Rules};
+use Feature::{Etcd, Kubernetes};
 use Kind::{Bool, Decimal, Int, List, Text};
-use Support::{Ignored, Missing, MissingButDefault, Ready};
+use Support::{Ignored, Missing, Ready};
 
 /// The feature `etcd` of this crate.
 const ETCD: Support = if cfg!(feature = "etcd") {
@@ -125,9 +123,10 @@ const ETCD: Support = if cfg!(feature = "etcd") {
 };
 
 /// Sorted by name. The names, types and defaults are those of flannel v0.28, but for
-/// `etcd-v2-import`, `log-format`, `route-protocol`, `state-dir`, `store` and `subnet`, which it does not have.
+/// `dry-run`, `etcd-v2-import`, `log-format`, `route-protocol`, `state-dir`, `store` and `subnet`, which it does not have.
 #[rustfmt::skip]
 pub(super) static TABLE: &[FlagSpec] = &[
+    flag(DRY_RUN, Bool, "false", Ready, "with cleanup: say what would be removed, and remove nothing"),
     flag(ETCD_CAFILE, Text, "", ETCD, "PEM file with the certificate authority of the etcd servers"),
     flag(ETCD_CERTFILE, Text, "", ETCD, "PEM file with the client certificate for etcd"),
     flag(ETCD_ENDPOINTS, Text, "http://127.0.0.1:4001,http://127.0.0.1:2379", ETCD, "etcd servers, separated by commas"),
@@ -141,11 +140,11 @@ pub(super) static TABLE: &[FlagSpec] = &[
     flag(IFACE, List, "", Ready, "uplink by name or address; repeat it for alternatives, tried in order"),
     flag(IFACE_CAN_REACH, Text, "", Ready, "uplink is where the kernel routes this address"),
     flag(IFACE_REGEX, List, "", Ready, "uplink by a regular expression that matches one of its addresses or its name; repeatable"),
-    flag("ip-blackhole-route", Bool, "false", Missing(Blackhole), "add a blackhole route for the own subnet"),
-    flag("ip-masq", Bool, "false", Missing(Rules), "masquerade traffic that leaves the network"),
-    flag("ip-masq-fully-random-disable", Bool, "false", Missing(Rules), "masquerade without fully random ports"),
-    flag("iptables-forward-rules", Bool, "true", MissingButDefault(Rules), "accept forwarded traffic of the network"),
-    flag("iptables-resync", Int, "5", Missing(Rules), "seconds between two looks at the rules"),
+    flag(IP_BLACKHOLE_ROUTE, Bool, "false", Ready, "drop what is for the own subnet and for no pod, instead of sending it back by the default route"),
+    flag(IP_MASQ, Bool, "false", Ready, "masquerade traffic that leaves the network"),
+    flag(IP_MASQ_FULLY_RANDOM_DISABLE, Bool, "false", Ready, "masquerade without fully random ports"),
+    flag(IPTABLES_FORWARD_RULES, Bool, "true", Ready, "accept forwarded traffic of the network"),
+    flag(IPTABLES_RESYNC, Int, "5", Ready, "seconds between two looks at the rules, 1 to 86400; changes that nftables tells of are seen at once"),
     flag("kube-annotation-prefix", Text, "flannel.alpha.coreos.com", Missing(Kubernetes), "prefix of the node annotations"),
     flag("kube-api-url", Text, "", Missing(Kubernetes), "Kubernetes API server, instead of the kubeconfig's"),
     flag("kube-subnet-mgr", Bool, "false", Missing(Kubernetes), "take the subnet from the Kubernetes node"),

@@ -109,6 +109,7 @@ fn every_flag_of_flannel_is_known_with_its_type_and_default() {
         assert_eq!((spec.kind, spec.default), (kind, default), "--{name}");
     }
     let ours = [
+        "dry-run",
         "etcd-v2-import",
         "log-format",
         "route-protocol",
@@ -140,14 +141,7 @@ fn without_flags_the_defaults_hold() {
         (None, None, None)
     );
     assert_eq!(log, LogOptions::default());
-    assert_eq!(
-        notes,
-        [Note::DefaultNotThere {
-            flag: "iptables-forward-rules",
-            default: "true",
-            feature: "masquerade and forward rules"
-        }]
-    );
+    assert_eq!(notes, []);
 }
 
 #[test]
@@ -204,10 +198,10 @@ fn lists_accumulate_in_order_and_of_scalars_the_last_wins() {
 #[test]
 fn booleans_are_those_of_go() {
     for literal in ["0", "f", "F", "false", "FALSE", "False"] {
-        flags(&[&format!("--ip-masq={literal}")]);
+        assert!(!flags(&[&format!("--ip-masq={literal}")]).rules.masquerade);
     }
     for literal in ["1", "t", "T", "true", "TRUE", "True"] {
-        assert_refused(&[&format!("--ip-masq={literal}")], &[], 1, &["--ip-masq"]);
+        assert!(flags(&[&format!("--ip-masq={literal}")]).rules.masquerade);
     }
     for literal in ["", "yes", "tRUE", "2", " true"] {
         let said = format!("invalid value {literal:?} for --ip-masq: a boolean is true or false");
@@ -470,14 +464,6 @@ fn a_flag_whose_feature_is_not_there_is_refused_unless_it_turns_it_off() {
             "net-config-path=/x",
             "net-config-path=/etc/kube-flannel/net-conf.json",
         ),
-        ("ip-masq", "ip-masq=false"),
-        (
-            "ip-masq-fully-random-disable=true",
-            "ip-masq-fully-random-disable=false",
-        ),
-        ("ip-masq=true", "iptables-forward-rules=false"),
-        ("iptables-resync=6", "iptables-resync=5"),
-        ("ip-blackhole-route", "ip-blackhole-route=false"),
     ] {
         let name = asks.split('=').next().unwrap();
         assert_refused(
@@ -491,28 +477,37 @@ fn a_flag_whose_feature_is_not_there_is_refused_unless_it_turns_it_off() {
 }
 
 #[test]
-fn a_default_that_is_written_out_is_noted_like_one_that_is_not() {
-    let written = [
-        "--iptables-forward-rules=true",
-        "--iptables-resync=5",
-        "--ip-masq=false",
-    ];
-    assert_eq!(parsed(&written, &[]).notes, parsed(&[], &[]).notes);
-    assert_eq!(parsed(&["--iptables-forward-rules=false"], &[]).notes, []);
+fn rules_are_as_the_flags_ask() {
+    let rules = |args: &[&str]| flags(args).rules;
+    let defaults = RuleFlags {
+        masquerade: false,
+        random_fully: true,
+        forward: true,
+        resync: Duration::from_secs(5),
+    };
+    assert_eq!(rules(&[]), defaults);
+    assert!(rules(&["--ip-masq"]).masquerade);
+    assert!(!rules(&["--ip-masq-fully-random-disable"]).random_fully);
+    assert!(!rules(&["--iptables-forward-rules=false"]).forward);
+    assert_eq!(rules(&["--iptables-resync=1"]).resync, Duration::from_secs(1));
+    assert!(!flags(&[]).blackhole && flags(&["--ip-blackhole-route"]).blackhole);
+    for seconds in ["0", "-5", "86401"] {
+        let flag = format!("--iptables-resync={seconds}");
+        assert_refused(&[&flag], &[], 1, &[&flag, "give 1 to 86400 seconds"]);
+    }
 }
 
 #[test]
 fn all_that_is_not_there_is_told_at_once_and_no_secret_with_it() {
-    let args = ["--etcd-password=hunter2", "--ip-masq", "--kube-subnet-mgr"];
+    let args = ["--etcd-password=hunter2", "--kube-subnet-mgr"];
     assert_refused_without_store(
         &args,
-        &[("FLANNELD_IP_BLACKHOLE_ROUTE", "1")],
+        &[("FLANNELD_KUBE_API_URL", "http://y")],
         1,
         &[
             "not there yet: ",
             "--kube-subnet-mgr (needs the Kubernetes store;",
-            "--ip-masq (needs masquerade and forward rules;",
-            "FLANNELD_IP_BLACKHOLE_ROUTE (needs the blackhole route;",
+            "FLANNELD_KUBE_API_URL",
         ],
     );
     for args in [
@@ -527,16 +522,7 @@ fn all_that_is_not_there_is_told_at_once_and_no_secret_with_it() {
 
 #[test]
 fn klog_flags_are_accepted_with_a_note() {
-    let notes = parsed(
-        &[
-            "-vmodule=x=1",
-            "-log_backtrace_at",
-            "a.go:1",
-            "--iptables-forward-rules=false",
-        ],
-        &[],
-    )
-    .notes;
+    let notes = parsed(&["-vmodule=x=1", "-log_backtrace_at", "a.go:1"], &[]).notes;
     assert_eq!(
         notes,
         [

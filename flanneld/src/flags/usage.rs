@@ -36,7 +36,7 @@ pub(super) fn help() -> String {
             format!(" (default {})", spec.default)
         };
         let missing = match spec.support {
-            Support::Missing(_) | Support::MissingButDefault(_) => " (not there yet)",
+            Support::Missing(_) => " (not there yet)",
             Support::Ready | Support::Ignored => "",
         };
         let _ = write!(

@@ -11,11 +11,14 @@ use regex::Regex;
 
 use super::command_line::{Given, Value};
 use super::table::{self, STORE_EXAMPLE};
-use super::{EtcdFlags, Flags, Refusal, Secret, StoreFlags, UplinkFlags};
+use super::{EtcdFlags, Flags, Refusal, RuleFlags, Secret, StoreFlags, UplinkFlags};
 use crate::logging::{LogFormat, LogOptions};
 
 /// Bounds of `--subnet-lease-renew-margin` in minutes: less than the day that a lease lasts.
 const RENEW_MARGIN_MINUTES: std::ops::RangeInclusive<i64> = 1..=1439;
+
+/// Bounds of `--iptables-resync` in seconds: a day at most.
+const RESYNC_SECONDS: std::ops::RangeInclusive<i64> = 1..=86_400;
 
 /// `RTPROT_UNSPEC` to `RTPROT_STATIC` in `linux/rtnetlink.h`: routes of the kernel and of administrators.
 const RESERVED_ROUTE_PROTOCOLS: std::ops::RangeInclusive<i64> = 0..=4;
@@ -29,6 +32,13 @@ pub(super) fn flags(given: &Given) -> Result<Flags, Refusal> {
         pinned_subnet: optional(given, table::SUBNET, pinned_subnet)?,
         route_protocol: route_protocol(&last(given, table::ROUTE_PROTOCOL)?)?,
         renew_margin: renew_margin(&last(given, table::SUBNET_LEASE_RENEW_MARGIN)?)?,
+        rules: RuleFlags {
+            masquerade: switch(given, table::IP_MASQ)?,
+            random_fully: !switch(given, table::IP_MASQ_FULLY_RANDOM_DISABLE)?,
+            forward: switch(given, table::IPTABLES_FORWARD_RULES)?,
+            resync: resync(&last(given, table::IPTABLES_RESYNC)?)?,
+        },
+        blackhole: switch(given, table::IP_BLACKHOLE_ROUTE)?,
         uplink: UplinkFlags {
             iface: given
                 .values(table::IFACE)
@@ -67,6 +77,11 @@ pub(super) fn flags(given: &Given) -> Result<Flags, Refusal> {
 /// `--state-dir`.
 pub(super) fn state_dir(given: &Given) -> Result<PathBuf, Refusal> {
     path(&last(given, table::STATE_DIR)?)
+}
+
+/// `--dry-run`.
+pub(super) fn dry_run(given: &Given) -> Result<bool, Refusal> {
+    switch(given, table::DRY_RUN)
 }
 
 /// `-v` and `--log-format`.
@@ -135,6 +150,11 @@ fn optional<T>(
     } else {
         parse(&value).map(Some)
     }
+}
+
+/// Whether a boolean flag is on. Its text was checked when it was read.
+fn switch(given: &Given, name: &str) -> Result<bool, Refusal> {
+    Ok(boolean(last(given, name)?.text()) == Some(true))
 }
 
 fn store(given: &Given) -> Result<StoreFlags, Refusal> {
@@ -303,6 +323,20 @@ fn renew_margin(value: &Value<'_>) -> Result<Duration, Refusal> {
             value.text(),
             RENEW_MARGIN_MINUTES.start(),
             RENEW_MARGIN_MINUTES.end()
+        ))),
+    }
+}
+
+fn resync(value: &Value<'_>) -> Result<Duration, Refusal> {
+    let seconds = integer(value.text()).filter(|seconds| RESYNC_SECONDS.contains(seconds));
+    match seconds.and_then(|seconds| u64::try_from(seconds).ok()) {
+        Some(seconds) => Ok(Duration::from_secs(seconds)),
+        None => Err(Refusal::Unacceptable(format!(
+            "{}={} is out of range; give {} to {} seconds",
+            value.written_as(),
+            value.text(),
+            RESYNC_SECONDS.start(),
+            RESYNC_SECONDS.end()
         ))),
     }
 }

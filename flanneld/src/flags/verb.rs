@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 
 use super::{ConfigSource, ConfigVerb, Refusal};
 
+pub(super) const CLEANUP: &str = "cleanup";
 const CONFIG: &str = "config";
 const STATUS: &str = "status";
 
@@ -23,18 +24,23 @@ pub(super) const USAGE: &[(&str, &str)] = &[
         "flanneld config check [JSON|-] [OPTION]...",
         "say what a config means; without one, that in the store",
     ),
+    (
+        "flanneld cleanup [--dry-run] [OPTION]...",
+        "remove what a stopped daemon has left on this host",
+    ),
 ];
 
 /// One of them.
 #[derive(Debug)]
 pub(super) enum Verb {
+    Cleanup,
     Config(ConfigVerb),
     Status,
 }
 
 impl Verb {
     pub(super) fn is_one(word: &OsStr) -> bool {
-        word == CONFIG || word == STATUS
+        word == CLEANUP || word == CONFIG || word == STATUS
     }
 
     /// The words that stand among the flags after the verb decide the rest.
@@ -49,6 +55,8 @@ impl Verb {
         let mut words = words.into_iter();
         let command = if verb == STATUS {
             Self::Status
+        } else if verb == CLEANUP {
+            Self::Cleanup
         } else {
             Self::Config(match (words.next().as_deref(), words.next()) {
                 (Some("get"), None) => ConfigVerb::Get,

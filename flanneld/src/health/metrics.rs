@@ -100,6 +100,11 @@ impl Collector for Scrape {
                 ("removed", counters.repairs.removed),
             ],
         )?;
+        out.counter(
+            "flannel_rule_repairs",
+            "Times that rules of the packet filter were put right that somebody else had changed",
+            counters.rule_repairs,
+        )?;
         out.gauge(
             "flannel_conflicts",
             "Routes of somebody else's that run into the network",

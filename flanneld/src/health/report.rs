@@ -96,6 +96,7 @@ impl Health {
                 restored: status.counters.repairs.restored,
                 corrected: status.counters.repairs.corrected,
                 removed: status.counters.repairs.removed,
+                rules: status.counters.rule_repairs,
                 plans: status.counters.applying.count(),
                 dropped_log_lines: self.log.as_ref().map_or(0, |log| log.dropped()),
             },

@@ -415,6 +415,7 @@ async fn metrics_have_every_name_from_the_first_moment_on() {
             r#"flannel_repairs_total{kind="restored"}"#,
             r#"flannel_repairs_total{kind="corrected"}"#,
             r#"flannel_repairs_total{kind="removed"}"#,
+            "flannel_rule_repairs_total",
             "flannel_conflicts",
             "flannel_plan_seconds_sum",
             "flannel_plan_seconds_count",

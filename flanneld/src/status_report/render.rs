@@ -104,10 +104,14 @@ fn peers(report: &StatusReport) -> String {
 
 fn repairs(report: &StatusReport) -> String {
     let counters = &report.counters;
-    format!(
+    let mut line = format!(
         "{} routes restored, {} corrected, {} removed",
         counters.restored, counters.corrected, counters.removed
-    )
+    );
+    if counters.rules > 0 {
+        let _ = write!(line, ", rules put right {} times", counters.rules);
+    }
+    line
 }
 
 /// Seconds in the two largest units that they fill.

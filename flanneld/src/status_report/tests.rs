@@ -126,6 +126,7 @@ fn what_is_wrong_is_said_in_whole() {
             restored: 3,
             corrected: 2,
             removed: 1,
+            rules: 4,
             dropped_log_lines: 17,
             ..CountersReport::default()
         },
@@ -138,7 +139,7 @@ lease      until 2026-01-03T03:04:05Z, 59 s left
 uplink     eth1 10.4.7.21, MTU 1500
 store      etcd https://10.4.7.12:2379: not heard from for 1 min 15 s, since 2026-01-02T04:00:00Z
 peers      1 of 2 installed, 1 failed, 1 refused
-repairs    3 routes restored, 2 corrected, 1 removed
+repairs    3 routes restored, 2 corrected, 1 removed, rules put right 4 times
 log        17 lines lost
 
 not as it ought to be

@@ -41,6 +41,9 @@ fn a_start_is_summed_up_and_each_change_has_one_line() {
     let daemon = settled(host);
     wait_for_routes(host, expected, SOON);
     daemon.wait_for_log("subnet file written", SOON).unwrap();
+    daemon
+        .wait_for_log("rules for 10.77.0.0/16 written", SOON)
+        .unwrap();
     let log = daemon.log();
     assert_eq!(
         lines_with(&daemon, &["routes are in place", "peers=20"]).len(),
@@ -203,11 +206,16 @@ fn an_idle_daemon_writes_nothing_anywhere() {
     crate::network::catch_up(&lab, host, Families::Both, 200, lab.host(1));
     daemon.wait_for_log("subnet file written", SOON).unwrap();
     daemon.wait_for_log("routes? (added|programmed)", SOON).unwrap();
+    daemon.wait_for_log("rules for fd77::/48 written", SOON).unwrap();
     let path = lab.store_dir().join("subnets").join(lease_of(&lab, host).key);
     let version = || fs::metadata(&path).unwrap().modified().unwrap();
     let (lease, log) = (version(), daemon.log());
     let monitor = host.monitor_routes().unwrap();
+    let rules = || host.exec(&["nft", "-a", "list", "ruleset"]).unwrap();
+    let before = rules();
     thread::sleep(IDLE);
+    // Each rule that is written has a new handle.
+    assert_eq!(rules(), before);
     let events = monitor.stop().unwrap();
     assert!(events.is_empty(), "{events:#?}");
     assert_eq!(daemon.log(), log);

@@ -306,7 +306,12 @@ fn forwarding_that_is_switched_off_later_is_told_of_within_the_next_look() {
 #[test]
 fn a_forward_chain_that_drops_is_told_of_and_the_pasted_command_lets_the_pods_through() {
     let lab = network("forwarddrop", 2, Families::V4);
-    let daemons = [settled(lab.host(0)), settled(lab.host(1))];
+    let daemons = [0, 1].map(|host| {
+        let options = DaemonOptions::arguments(["--iptables-forward-rules=false"]);
+        let daemon = lab.host(host).start_daemon(options).unwrap();
+        daemon.wait_for_log(SETTLED, SOON).unwrap();
+        daemon
+    });
     let pods = [lab.host(0).add_pod().unwrap(), lab.host(1).add_pod().unwrap()];
     let reach = |within: Duration| ping(&pods[0], pods[1].addresses().next().unwrap(), 1, within);
     reach(SOON).unwrap();

@@ -25,8 +25,11 @@ fn directly() -> DaemonOptions {
 /// The daemon itself, which the script started.
 fn pid_of_the_holder(host: &Host) -> u32 {
     let state = host.state_directory(DaemonOptions::INSTANCE);
-    let mut of_networks = fs::read_dir(state).unwrap();
-    let lock = of_networks.next().unwrap().unwrap().path().join("lock");
+    let entries = fs::read_dir(state).unwrap();
+    let mut of_networks = entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_dir());
+    let lock = of_networks.next().unwrap().join("lock");
     fs::read_to_string(lock).unwrap().trim().parse().unwrap()
 }
 

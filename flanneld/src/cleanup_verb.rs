@@ -1,0 +1,154 @@
+//! `flanneld cleanup`: takes away what a daemon that will not come back has left on this host.
+
+use std::fmt::{self, Write as _};
+use std::io;
+use std::path::absolute;
+
+use flannel_core::{
+    FirewallError, KernelError, Leftovers, Op, OpErrorKind, Ownership, Plan, RouteProgrammer, Scope, State,
+    StateDir, StateDirError, diff,
+};
+use flannel_netlink::Netlink;
+use ipnet::IpNet;
+use thiserror::Error;
+
+use crate::daemon::{firewall, purpose};
+use crate::flags::Flags;
+
+/// Why nothing was removed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CleanupError {
+    /// The daemon runs, or its state cannot be read.
+    #[error(transparent)]
+    State(#[from] StateDirError),
+    /// The asynchronous runtime, or the current directory.
+    #[error("cannot start: {0}")]
+    Start(#[from] io::Error),
+    /// The routes cannot be read.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The rules cannot be read.
+    #[error("cannot read the rules of the packet filter: {0}")]
+    Rules(#[from] FirewallError),
+}
+
+/// What was removed, or would be.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Cleaned {
+    /// One line for each thing.
+    pub text: String,
+    /// What could not be removed, and why. The files that say where to look stay then.
+    pub failures: Vec<String>,
+}
+
+/// Removes the rules, the routes and the files of the daemon that has these flags; with `dry_run` only
+/// says which there are. The lease is left to end by itself: the store may be out of reach for good.
+///
+/// # Errors
+///
+/// [`CleanupError`]; nothing is removed then.
+pub fn run(flags: &Flags, dry_run: bool) -> Result<Cleaned, CleanupError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(clean(flags, dry_run))
+}
+
+async fn clean(flags: &Flags, dry_run: bool) -> Result<Cleaned, CleanupError> {
+    let purpose = purpose(flags);
+    let files = Leftovers::find(&flags.state_dir, &purpose, &absolute(&flags.subnet_file)?)?;
+    let networks = files.networks();
+    let suffix = files.names_suffix();
+    let firewall = suffix.map(|suffix| firewall(&flags.rules, suffix.as_deref(), &files.tables_file()));
+    let rules = match &firewall {
+        Some(firewall) => firewall.leftovers(&networks).await?,
+        None => Vec::new(),
+    };
+    let netlink = Netlink::open()?;
+    let routes = routes(&netlink, flags.route_protocol, &networks).await?;
+    let mut cleaned = Cleaned::default();
+    if rules.is_empty() && routes.is_empty() && files.paths().is_empty() {
+        cleaned.say(format_args!("nothing is left of {purpose}"));
+        for other in StateDir::purposes(&flags.state_dir) {
+            cleaned.say(format_args!("another daemon of this host: {other}"));
+        }
+        return Ok(cleaned);
+    }
+    if dry_run {
+        rules.iter().for_each(|rule| cleaned.would_remove(rule));
+        routes
+            .iter()
+            .for_each(|route| cleaned.would_remove(format_args!("route {}", shown(route))));
+        for path in files.paths() {
+            cleaned.would_remove(path.display());
+        }
+        return Ok(cleaned);
+    }
+    if let Some(firewall) = firewall {
+        match firewall.remove(&networks).await {
+            Ok(()) => rules.iter().for_each(|rule| cleaned.removed(rule)),
+            Err(error) => cleaned.failures.push(error.to_string()),
+        }
+    }
+    cleaned.apply(&netlink, &routes).await;
+    if cleaned.failures.is_empty() {
+        let paths = files.paths();
+        match files.remove() {
+            Ok(()) => paths.iter().for_each(|path| cleaned.removed(path.display())),
+            Err(error) => cleaned.failures.push(error.to_string()),
+        }
+    }
+    Ok(cleaned)
+}
+
+/// The removal of every route of ours in these networks.
+async fn routes(netlink: &Netlink, protocol: u8, networks: &[IpNet]) -> Result<Plan, KernelError> {
+    let scope = Scope {
+        networks: networks.to_vec(),
+    };
+    if scope.networks.is_empty() {
+        return Ok(Plan::new());
+    }
+    let dump = netlink.dump(&scope).await?;
+    let (ours, _) = Ownership { scope, protocol }.split(dump, |_| false);
+    Ok(diff(&ours, &State::new()))
+}
+
+/// The route that an operation removes.
+fn shown(op: &Op) -> String {
+    match op {
+        Op::Remove(route) => route.to_string(),
+        Op::Add(_) | Op::Replace { .. } => op.id().to_string(),
+    }
+}
+
+impl Cleaned {
+    async fn apply(&mut self, netlink: &Netlink, routes: &Plan) {
+        let failed = match netlink.apply(routes).await {
+            Ok(applied) => applied.failed,
+            Err(error) => return self.failures.push(error.to_string()),
+        };
+        for (index, route) in routes.iter().enumerate() {
+            match failed.iter().find(|(failed, _)| *failed == index) {
+                // Gone with its device, or by somebody else.
+                Some((_, error)) if error.kind == OpErrorKind::Gone => {}
+                Some((_, error)) => self.failures.push(format!("route {}: {error}", shown(route))),
+                None => self.removed(format_args!("route {}", shown(route))),
+            }
+        }
+    }
+
+    fn removed(&mut self, what: impl fmt::Display) {
+        self.say(format_args!("removed {what}"));
+    }
+
+    fn would_remove(&mut self, what: impl fmt::Display) {
+        self.say(format_args!("would remove {what}"));
+    }
+
+    fn say(&mut self, line: fmt::Arguments<'_>) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.text, "{line}");
+    }
+}
