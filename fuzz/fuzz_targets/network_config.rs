@@ -14,6 +14,8 @@ fuzz_target!(|json: &str| {
         assert_eq!(Family::of_net(range.network), family);
         gives_out_what_it_counts(range);
     }
+    let unmasqueraded = &config.unmasqueraded;
+    assert!(unmasqueraded.iter().all(|range| *range == range.trunc()));
     let spelled_out = spell_out(&config.ranges, config.backend.options.get(), config.nftables);
     let again = NetworkConfig::from_json(&spelled_out)
         .unwrap_or_else(|error| panic!("{json:?} amounts to {spelled_out}, which is refused: {error}"));
