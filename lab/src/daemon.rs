@@ -2,6 +2,8 @@
 
 use std::env;
 use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::Mutex;
@@ -17,6 +19,8 @@ use crate::{Host, LabError, wait_until};
 
 /// Time for a killed process to be gone.
 const KILL_DEADLINE: Duration = Duration::from_secs(5);
+/// Time for a daemon that answers at all to answer.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
 /// Lines of the log that an error quotes.
 const QUOTED_LINES: usize = 20;
 
@@ -72,6 +76,7 @@ pub struct Daemon {
     pid: u32,
     host: String,
     log: PathBuf,
+    state: PathBuf,
 }
 
 impl Daemon {
@@ -119,6 +124,7 @@ impl Daemon {
             child: Mutex::new(child),
             host: host.label().to_owned(),
             log: path,
+            state: host.state_directory(&instance),
         })
     }
 
@@ -160,6 +166,22 @@ impl Daemon {
             after: within,
             detail: format!("; it ends:\n{}", tail(&self.log(), QUOTED_LINES)),
         })?
+    }
+
+    /// Asks the socket in its state directory, as `/readyz`, and returns the status code and the body. `None`: it does not
+    /// answer, or not yet.
+    pub fn get(&self, path: &str) -> Option<(u16, String)> {
+        let entries = fs::read_dir(&self.state).ok()?.flatten();
+        let sockets = entries.map(|entry| entry.path().join("status.sock"));
+        let mut stream = sockets
+            .filter_map(|socket| UnixStream::connect(socket).ok())
+            .next()?;
+        stream.set_read_timeout(Some(ANSWER_DEADLINE)).ok()?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: lab\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
     }
 
     /// Fails if it has ended, while `what` was expected.

@@ -1,13 +1,16 @@
 //! One network namespace: run programs in it, read and change its routes.
 
+use std::fs::File;
+use std::path::Path;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use nix::sched::{CloneFlags, setns};
 
 use crate::monitor::RouteMonitor;
 use crate::program::{command, succeed};
 use crate::route::{self, Family, RouteLine};
-use crate::{LabError, Pinger};
+use crate::{LabError, Pinger, sweep};
 
 /// A network namespace of a lab. [`crate::Host`] and [`crate::Pod`] dereference to theirs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -91,6 +94,33 @@ impl Namespace {
     /// Those of starting `ping`.
     pub fn pinger(&self, to: std::net::IpAddr) -> Result<Pinger, LabError> {
         Pinger::start(self, to, Duration::from_millis(10))
+    }
+
+    /// Does `work` on a thread that is in this namespace: a socket that it makes stays here, whoever uses it later.
+    ///
+    /// # Errors
+    /// [`LabError::Io`] if the namespace cannot be entered.
+    ///
+    /// # Panics
+    /// As `work` does.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, LabError> {
+        let path = Path::new(sweep::NAMESPACES).join(self.name());
+        let enter = || {
+            let handle = File::open(&path)?;
+            setns(handle, CloneFlags::CLONE_NEWNET)?;
+            Ok(work())
+        };
+        std::thread::scope(|scope| scope.spawn(enter).join())
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            .map_err(|source| LabError::io("enter", &path, source))
+    }
+
+    /// Writes `input` to a program here and returns what it printed: `nft -f -`, `iptables-restore`.
+    ///
+    /// # Errors
+    /// [`LabError::Program`] with what it wrote to standard error.
+    pub fn feed(&self, program: &[&str], input: &str) -> Result<String, LabError> {
+        succeed(self.command(program), input)
     }
 
     /// A command that runs `program` here under its own process id: `ip netns exec` becomes it.

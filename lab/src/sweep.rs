@@ -16,7 +16,8 @@ use nix::sys::signal::Signal;
 use crate::program::{PROGRAM_DEADLINE, command, run, signal_pid};
 use crate::{LabError, wait_until};
 
-const NAMESPACES: &str = "/run/netns";
+/// Where `ip netns` keeps its names.
+pub(crate) const NAMESPACES: &str = "/run/netns";
 const DIRECTORIES: &str = "/tmp";
 const MARK: &str = "flab-";
 /// Names who made a directory: `<pid> <start time>`.

@@ -270,6 +270,7 @@ fn a_daemon_is_told_its_paths_runs_in_its_host_and_ends_when_asked() {
         .unwrap();
     assert_eq!(inside.trim(), host.name());
     assert_eq!(daemon.try_wait(), None);
+    assert_eq!(daemon.get("/readyz"), None, "a stand-in has no socket");
     assert!(daemon.terminate(SOON).unwrap().success());
     assert!(daemon.log().ends_with("ending\n"), "{}", daemon.log());
 }
