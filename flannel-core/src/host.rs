@@ -51,7 +51,7 @@ pub struct Unforwarded {
 
 /// A chain that every forwarded packet has to pass, and that drops those that none of its rules
 /// accepts, as docker's `FORWARD` does.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Filter {
     /// The families whose packets pass it.
     pub families: Vec<Family>,
@@ -59,6 +59,12 @@ pub struct Filter {
     pub table: String,
     /// Its name.
     pub chain: String,
+    /// Only what other devices receive and this one is to send is dropped, as docker does for its
+    /// bridges. `None`: whatever comes.
+    pub device: Option<DeviceName>,
+    /// The program that lists and changes it, `iptables-legacy`. `None`: it is nftables', so that `nft`
+    /// does, and for the tables of iptables `iptables-nft`.
+    pub program: Option<String>,
     /// Networks whose packets it is seen to accept, by source or destination. A `/0` where a rule
     /// may accept anything, as far as can be told.
     pub accepts: Vec<IpNet>,

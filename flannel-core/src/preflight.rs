@@ -6,7 +6,9 @@ use std::fmt::Write as _;
 use ipnet::IpNet;
 
 use crate::choose::{flag, holder, shared};
-use crate::{DeviceName, Family, Filter, Host, Lease, Leases, Link, NetworkConfig, NodeId, SubnetKey};
+use crate::{
+    DeviceName, Family, Filter, Host, HostFacts, Lease, Leases, Link, NetworkConfig, NodeId, SubnetKey,
+};
 
 /// Addresses that one text lists.
 const LISTED: usize = 4;
@@ -47,35 +49,62 @@ pub(crate) fn forwarding(config: &NetworkConfig, host: &Host, own: Option<&Subne
 /// That a chain of the packet filter may drop packets from pods to pods.
 pub(crate) fn filtering<'a>(
     config: &NetworkConfig,
-    filters: impl Iterator<Item = &'a Filter>,
+    facts: &'a HostFacts,
+    others: impl Iterator<Item = &'a Filter>,
     own: Option<&SubnetKey>,
 ) -> Option<String> {
     let mut texts = Vec::new();
-    for filter in filters {
+    let mut seen: Vec<&Filter> = Vec::new();
+    for filter in facts.filters.iter().chain(others) {
+        if seen.contains(&filter) {
+            continue;
+        }
+        seen.push(filter);
         for (family, range) in config.ranges.iter() {
-            let pods = own.and_then(|own| own.net(family)).unwrap_or(range.network);
+            let subnet = own.and_then(|own| own.net(family));
+            let pods = subnet.unwrap_or(range.network);
             let accepted = filter.accepts.iter().any(|net| net.contains(&pods));
-            if accepted || !filter.families.contains(&family) {
+            let elsewhere = filter
+                .device
+                .is_some_and(|device| !leads_to(facts, device, subnet));
+            if accepted || elsewhere || !filter.families.contains(&family) {
                 continue;
             }
             let (table, chain, network) = (&filter.table, &filter.chain, range.network);
+            let what = filter
+                .device
+                .map_or_else(String::new, |device| format!(" on its way to {device}"));
             texts.push(format!(
                 "packets from pods to pods may be dropped: the chain {chain} (table {table}) drops what its rules do \
-                 not accept, and none of them is seen to accept {network}; {}",
-                accept(table, chain, network)
+                 not accept{what}, and none of them is seen to accept {network}; {}",
+                accept(filter, network)
             ));
         }
     }
     join(texts)
 }
 
+/// Whether our pods are behind this device: it has an address of our subnet.
+fn leads_to(facts: &HostFacts, device: DeviceName, subnet: Option<IpNet>) -> bool {
+    let addresses = facts.link(&device).into_iter().flat_map(|link| &link.addresses);
+    let mut addresses = addresses.map(|own| own.net.addr());
+    subnet.is_some_and(|subnet| addresses.any(|address| subnet.contains(&address)))
+}
+
 /// The commands that have a chain accept a network.
-fn accept(table: &str, chain: &str, network: IpNet) -> String {
-    let (program, header) = match network {
-        IpNet::V4(_) => ("iptables", "ip"),
-        IpNet::V6(_) => ("ip6tables", "ip6"),
+fn accept(filter: &Filter, network: IpNet) -> String {
+    let Filter {
+        table,
+        chain,
+        program,
+        ..
+    } = filter;
+    let (of_nft, header) = match network {
+        IpNet::V4(_) => ("iptables-nft", "ip"),
+        IpNet::V6(_) => ("ip6tables-nft", "ip6"),
     };
-    if chain == "FORWARD" && table == format!("{header} filter") {
+    let program = program.as_deref().unwrap_or(of_nft);
+    if chain == "FORWARD" && *table == format!("{header} filter") {
         format!("{program} -I FORWARD -s {network} -j ACCEPT && {program} -I FORWARD -d {network} -j ACCEPT")
     } else {
         format!(

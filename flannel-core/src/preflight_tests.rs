@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::{HostFacts, LeaseAttrs, LinkAddress, PerFamily, Unforwarded, Uplink};
+use crate::{LeaseAttrs, LinkAddress, PerFamily, Unforwarded, Uplink};
 
 const V4: &str = r#"{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"}}"#;
 const V6: &str =
@@ -247,6 +247,7 @@ fn filter(table: &str, chain: &str, families: &[Family], accepts: &[&str]) -> Ho
         table: table.into(),
         chain: chain.into(),
         accepts: accepts.iter().map(|text| net(text)).collect(),
+        ..Filter::default()
     };
     HostFacts {
         filters: vec![filter],
@@ -277,7 +278,7 @@ fn a_chain_that_drops_is_told_of_unless_a_rule_accepts_our_pods() {
             _ => own("172.7.21.0/24,fd07:0:0:21::/64"),
         };
         let facts = filter("inet filter", "forward", families, accepts);
-        let text = filtering(&config(json), facts.filters.iter(), Some(&own)).unwrap_or_default();
+        let text = filtering(&config(json), &facts, [].iter(), Some(&own)).unwrap_or_default();
         assert_eq!(
             text.matches("may be dropped").count(),
             expected,
@@ -286,7 +287,7 @@ fn a_chain_that_drops_is_told_of_unless_a_rule_accepts_our_pods() {
     }
     // Without a lease the whole network is meant.
     let facts = filter("ip filter", "FORWARD", &[F4], &["172.7.21.0/24"]);
-    assert!(filtering(&config(V4), facts.filters.iter(), None).is_some());
+    assert!(filtering(&config(V4), &facts, [].iter(), None).is_some());
 }
 
 #[test]
@@ -298,14 +299,14 @@ fn the_remedy_for_a_chain_is_in_the_words_of_the_program_that_made_it() {
             &[F4][..],
             "ip filter",
             "FORWARD",
-            "iptables -I FORWARD -s 172.7.0.0/16 -j ACCEPT && iptables -I FORWARD -d 172.7.0.0/16 -j ACCEPT",
+            "iptables-nft -I FORWARD -s 172.7.0.0/16 -j ACCEPT && iptables-nft -I FORWARD -d 172.7.0.0/16 -j ACCEPT",
         ),
         (
             V6,
             &[F6],
             "ip6 filter",
             "FORWARD",
-            "ip6tables -I FORWARD -s fd07::/48 -j ACCEPT && ip6tables -I FORWARD -d fd07::/48 -j ACCEPT",
+            "ip6tables-nft -I FORWARD -s fd07::/48 -j ACCEPT && ip6tables-nft -I FORWARD -d fd07::/48 -j ACCEPT",
         ),
         (
             V4,
@@ -324,12 +325,8 @@ fn the_remedy_for_a_chain_is_in_the_words_of_the_program_that_made_it() {
              fd07::/48 accept",
         ),
     ] {
-        let text = filtering(
-            &config(json),
-            filter(table, chain, families, &[]).filters.iter(),
-            None,
-        )
-        .unwrap();
+        let facts = filter(table, chain, families, &[]);
+        let text = filtering(&config(json), &facts, [].iter(), None).unwrap();
         assert!(
             text.contains(&format!("the chain {chain} (table {table}) drops")),
             "{text}"
@@ -358,5 +355,47 @@ fn an_address_that_anothers_lease_carries_is_told_of_with_the_holder() {
                 "{text}"
             );
         }
+    }
+}
+
+#[test]
+fn a_chain_of_the_older_iptables_is_mended_by_its_own_program() {
+    let filter = Filter {
+        families: vec![Family::V4],
+        table: "ip filter".into(),
+        chain: "FORWARD".into(),
+        program: Some("iptables-legacy".into()),
+        ..Filter::default()
+    };
+    let text = filtering(&config(V4), &HostFacts::default(), [filter].iter(), None).unwrap();
+    let commands = "iptables-legacy -I FORWARD -s 172.7.0.0/16 -j ACCEPT && \
+                    iptables-legacy -I FORWARD -d 172.7.0.0/16 -j ACCEPT";
+    assert!(text.ends_with(&format!("; {commands}")), "{text}");
+}
+
+#[test]
+fn a_chain_that_two_ways_of_looking_show_is_told_of_once() {
+    let facts = filter("ip filter", "FORWARD", &[Family::V4], &[]);
+    let text = filtering(&config(V4), &facts, facts.filters.iter(), None).unwrap();
+    assert_eq!(text.matches("may be dropped").count(), 1, "{text}");
+}
+
+#[test]
+fn what_is_dropped_on_its_way_to_a_device_counts_where_that_has_our_pods() {
+    let host = host(&[("docker0", &["172.7.21.1/24"])]);
+    let mut facts = HostFacts::clone(&host.facts);
+    let dropping = |device: &str| Filter {
+        families: vec![Family::V4],
+        table: "ip filter".into(),
+        chain: "FORWARD".into(),
+        device: Some(device.parse().unwrap()),
+        ..Filter::default()
+    };
+    for (device, told) in [("docker0", true), ("eth1", false), ("br-7", false)] {
+        facts.filters = vec![dropping(device)];
+        let own = own("172.7.21.0/24");
+        let text = filtering(&config(V4), &facts, [].iter(), Some(&own));
+        let said = format!("on its way to {device},");
+        assert_eq!(text.is_some_and(|text| text.contains(&said)), told, "{device}");
     }
 }

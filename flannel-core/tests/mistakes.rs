@@ -160,13 +160,14 @@ async fn a_chain_that_drops_is_told_of_by_the_next_look_until_it_accepts_the_net
         table: "ip filter".into(),
         chain: "FORWARD".into(),
         accepts: accepts.iter().map(|net| net.parse().unwrap()).collect(),
+        ..Filter::default()
     };
     running.kernel.set_filters(vec![forward(&[])]);
     let reason = running.expect("filter", true, LOOKED).await.unwrap();
     assert!(
         reason
             .to_string()
-            .contains("iptables -I FORWARD -s 10.5.0.0/16 -j ACCEPT"),
+            .contains("iptables-nft -I FORWARD -s 10.5.0.0/16 -j ACCEPT"),
         "{reason}"
     );
     assert_eq!(running.status().readiness(), Readiness::Degraded);

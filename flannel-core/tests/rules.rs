@@ -243,6 +243,7 @@ async fn what_the_firewall_sees_of_other_filters_is_told_of_like_what_the_kernel
         table: "ip filter".to_owned(),
         chain: "FORWARD".to_owned(),
         accepts: accepts.iter().map(|net| net.parse().unwrap()).collect(),
+        ..Filter::default()
     };
     let firewall = FakeFirewall::forwarding();
     firewall.set_filters(vec![filter(&[])]);
@@ -265,7 +266,7 @@ async fn nothing_is_said_of_filters_before_our_own_rules_stand() {
         families: vec![Family::V4],
         table: "ip filter".to_owned(),
         chain: "FORWARD".to_owned(),
-        accepts: Vec::new(),
+        ..Filter::default()
     }]);
     let begin = Instant::now();
     while running.firewall.writes() == 0 && begin.elapsed() < Duration::from_secs(10) {

@@ -46,10 +46,7 @@ impl Checks {
             reasons.hold(text.map(Reason::Forwarding), |reason| {
                 matches!(reason, Reason::Forwarding(_))
             });
-            let text = filters.and_then(|others| {
-                let all = host.facts.filters.iter().chain(others);
-                filtering(config, all, own.as_ref())
-            });
+            let text = filters.and_then(|others| filtering(config, &host.facts, others.iter(), own.as_ref()));
             reasons.hold(text.map(Reason::Filter), |reason| {
                 matches!(reason, Reason::Filter(_))
             });
