@@ -49,8 +49,8 @@ pub struct Unforwarded {
     pub v6: bool,
 }
 
-/// A chain that every forwarded packet has to pass, and that drops those that none of its rules
-/// accepts, as docker's `FORWARD` does.
+/// A chain that every forwarded packet has to pass, and that drops by its policy, or by a rule, those
+/// that none of its rules accepts before, as docker's `FORWARD` does.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Filter {
     /// The families whose packets pass it.

@@ -62,13 +62,14 @@ pub enum Changed {
     Appeared(Object),
     /// An object was removed.
     Vanished(Object),
-    /// Links, addresses or default routes changed: facts about the host.
+    /// Links, addresses, default routes or chains that forwarded packets pass changed: facts about the
+    /// host.
     Host,
     /// Likewise, and more: this device went down or away, or lost an address. The kernel drops IPv4
     /// routes over it without a word.
     Down(DeviceName),
     /// A table of the packet filter changed, this one (`ip nat`); `None`: notifications were lost, and
-    /// any may have.
+    /// any may have. [`Changed::Host`] follows where that may be a fact about the host.
     Table(Option<String>),
     /// Notifications were lost; said once those that were not lost have been read.
     Overrun,

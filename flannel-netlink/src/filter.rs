@@ -1,288 +1,194 @@
-//! Chains of nftables that drop forwarded packets: docker's `FORWARD`, above all, which iptables-nft
-//! keeps there. Only read, over nfnetlink (`linux/netfilter/nf_tables.h`).
+//! Chains of nftables that drop forwarded packets: docker's `FORWARD` and firewalld's `filter_FORWARD`,
+//! above all. Read no more often than they change, nor than that is cheap.
 //!
 //! Not seen: what the older iptables (`iptables-legacy`) has, which the kernel shows to its own program
-//! alone; and chains whose last rule drops what their policy would accept.
+//! alone; and chains that drop some packets only, whatever these are.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use flannel_core::{Family, Filter, KernelError};
-use ipnet::IpNet;
-use netlink_packet_core::{DecodeError, NetlinkSerializable};
-use netlink_sys::protocols::NETLINK_NETFILTER;
+use flannel_core::Filter;
 use tokio::time::Instant;
 
-use crate::attribute::{attribute, number, text};
+use crate::chain;
 use crate::namespace::Namespace;
-use crate::rule::{self, Action, Reach};
-use crate::socket::{Answer, RequestSocket};
 
-/// Looks are at least so far apart, and so many times as far as the last one took.
+/// Looks that nobody gave a reason for are at least so far apart, and so many times as far as the last one
+/// took.
 const SHORTEST_GAP: Duration = Duration::from_secs(5);
 const GAP_PER_LOOK: u32 = 1000;
 
-/// The most rules of a chain, and chains, that are read; beyond that nothing is known.
-const RULES: u32 = 1024;
-const CHAINS: usize = 32;
+/// The same once a table with such a chain is known to have changed: within a second, and no more than a
+/// twentieth of the time unless a look takes long.
+const SHORTEST_HURRIED_GAP: Duration = Duration::from_millis(200);
+const LONGEST_HURRIED_GAP: Duration = SHORTEST_GAP;
+const HURRIED_GAP_PER_LOOK: u32 = 20;
 
-/// The most networks that are told of one chain.
-const NETWORKS: usize = 1024;
-
-/// The longest name that is told; nothing but letters, digits and punctuation is.
-const NAME_LEN: usize = 64;
-
-/// `NFNL_SUBSYS_NFTABLES << 8`, with `NFT_MSG_GETCHAIN` and `NFT_MSG_GETRULE`.
-const GET_CHAIN: u16 = (10 << 8) | 4;
-const GET_RULE: u16 = (10 << 8) | 7;
-
-/// `struct nfgenmsg` in `linux/netfilter/nfnetlink.h`.
-const HEADER_LEN: usize = 4;
-
-/// `NFPROTO_UNSPEC`, `NFPROTO_INET`, `NFPROTO_IPV4`, `NFPROTO_IPV6`.
-const UNSPEC: u8 = 0;
-const INET: u8 = 1;
-const IPV4: u8 = 2;
-const IPV6: u8 = 10;
-
-/// `NFTA_CHAIN_TABLE`, `_NAME`, `_HOOK`, `_POLICY` and `_USE`.
-const CHAIN_TABLE: u16 = 1;
-const CHAIN_NAME: u16 = 3;
-const CHAIN_HOOK: u16 = 4;
-const CHAIN_POLICY: u16 = 5;
-const CHAIN_USE: u16 = 6;
-
-/// `NFTA_HOOK_HOOKNUM`, and `NF_INET_FORWARD` as its value.
-const HOOK_NUMBER: u16 = 1;
-const FORWARD: u32 = 2;
-
-/// `NF_DROP`, as a chain's policy.
-const DROP: u32 = 0;
-
-/// `NFTA_RULE_TABLE` and `NFTA_RULE_CHAIN`.
-const RULE_TABLE: u16 = 1;
-const RULE_CHAIN: u16 = 2;
+/// The most tables that are told apart.
+const TABLES: usize = 64;
 
 /// What was seen last, and when to look again.
 #[derive(Debug, Default)]
 pub(crate) struct Filters {
-    seen: Vec<Filter>,
-    next: Option<Instant>,
+    /// Locked during a look.
+    seen: Mutex<Vec<Filter>>,
+    /// Locked for a moment.
+    pace: Mutex<Pace>,
 }
 
 impl Filters {
-    /// The chains, read anew unless that was done a moment ago. Where the kernel has no nftables, or
-    /// does not let us look, nothing is known.
-    pub(crate) fn look(&mut self, namespace: &Namespace) -> Vec<Filter> {
+    /// The chains, read anew if that is due. Where the kernel has no nftables, or does not let us look,
+    /// nothing is known; what was seen stays where it could not be read this time.
+    pub(crate) fn look(&self, namespace: &Namespace) -> Vec<Filter> {
+        let mut seen = lock(&self.seen);
         let started = Instant::now();
-        if self.next.is_none_or(|at| started >= at) {
-            self.seen = read(namespace).unwrap_or_else(|error| {
+        if !lock(&self.pace).begins(started) {
+            return seen.clone();
+        }
+        let (filters, tables) = match chain::read(namespace) {
+            Ok(read) => (Some(read.filters), Some(read.tables)),
+            Err(error) => {
                 tracing::debug!(%error, "the packet filter cannot be read");
-                Vec::new()
-            });
-            let gap = started.elapsed().saturating_mul(GAP_PER_LOOK);
-            self.next = Some(Instant::now() + gap.max(SHORTEST_GAP));
-        }
-        self.seen.clone()
-    }
-}
-
-fn read(namespace: &Namespace) -> Result<Vec<Filter>, KernelError> {
-    let mut socket = RequestSocket::open_for(NETLINK_NETFILTER, namespace)?;
-    let question = Question::chains();
-    let chains = socket.dump(DOING, &question, |payload| {
-        let chain = Chain::decode(payload)?;
-        Ok(chain.filter(|chain| chain.drops && !chain.families().is_empty()))
-    });
-    let mut filters = Vec::new();
-    for chain in known(chains)?.unwrap_or_default() {
-        let accepts = chain.accepts(&mut socket)?;
-        let header = match chain.family {
-            INET => "inet",
-            IPV6 => "ip6",
-            _ => "ip",
-        };
-        filters.push(Filter {
-            families: chain.families().to_vec(),
-            table: format!("{header} {}", told(&chain.table)),
-            chain: told(&chain.name),
-            accepts,
-        });
-    }
-    Ok(filters)
-}
-
-const DOING: &str = "read the packet filter";
-
-/// A refusal means that there is nothing to be seen, or that we may not.
-fn known<T>(answer: Answer<T>) -> Result<Option<T>, KernelError> {
-    Ok(answer?
-        .inspect_err(|failure| tracing::debug!(%failure, "the packet filter is not shown"))
-        .ok())
-}
-
-fn told(name: &str) -> String {
-    name.chars()
-        .filter(char::is_ascii_graphic)
-        .take(NAME_LEN)
-        .collect()
-}
-
-/// A chain.
-#[derive(Debug, PartialEq, Eq)]
-struct Chain {
-    family: u8,
-    table: String,
-    name: String,
-    /// Whether forwarded packets pass it, and those are dropped that no rule accepts.
-    drops: bool,
-    /// Rules, and references to it.
-    uses: u32,
-}
-
-impl Chain {
-    /// Reads the payload of `NFT_MSG_NEWCHAIN`.
-    fn decode(payload: &[u8]) -> Result<Option<Self>, DecodeError> {
-        let (Some(family), Some(chain)) = (payload.first(), payload.get(HEADER_LEN..)) else {
-            return Err("a chain without a header".into());
-        };
-        let (Some(table), Some(name)) = (text(chain, CHAIN_TABLE)?, text(chain, CHAIN_NAME)?) else {
-            return Ok(None);
-        };
-        let hook = attribute(chain, CHAIN_HOOK)?.map(|hook| number(hook, HOOK_NUMBER));
-        let drops =
-            hook.transpose()?.flatten() == Some(FORWARD) && number(chain, CHAIN_POLICY)? == Some(DROP);
-        Ok(Some(Self {
-            family: *family,
-            table,
-            name,
-            drops,
-            uses: number(chain, CHAIN_USE)?.unwrap_or(0),
-        }))
-    }
-
-    const fn families(&self) -> &'static [Family] {
-        match self.family {
-            INET => &[Family::V4, Family::V6],
-            IPV4 => &[Family::V4],
-            IPV6 => &[Family::V6],
-            _ => &[],
-        }
-    }
-
-    /// The networks that rules of this chain accept, or of those that it leads to.
-    fn accepts(&self, socket: &mut RequestSocket) -> Result<Vec<IpNet>, KernelError> {
-        let mut accepted = Accepted::default();
-        let mut open = VecDeque::from([(self.name.clone(), Reach::All)]);
-        let mut seen = BTreeSet::new();
-        while let Some((chain, reach)) = open.pop_front() {
-            if !seen.insert((chain.clone(), reach == Reach::All)) {
-                continue;
+                ((!error.is_transient()).then(Vec::new), None)
             }
-            let question = Question::of_chain(GET_CHAIN, self, CHAIN_NAME, &chain);
-            let uses = known(socket.ask(DOING, question, Self::decode))?.flatten();
-            let few = uses.is_some_and(|chain| chain.uses <= RULES);
-            if !few || seen.len() > CHAINS {
-                accepted.anything = true;
-                break;
-            }
-            let question = Question::of_chain(GET_RULE, self, RULE_CHAIN, &chain);
-            let rules = socket.dump(DOING, &question, |payload| {
-                let rule = payload.get(HEADER_LEN..).unwrap_or_default();
-                // Old kernels do not filter.
-                let wanted = text(rule, RULE_TABLE)?.as_ref() == Some(&self.table)
-                    && text(rule, RULE_CHAIN)?.as_ref() == Some(&chain);
-                wanted.then(|| rule::decode(rule)).transpose()
-            });
-            for (rule, action) in known(rules)?.unwrap_or_default() {
-                match action {
-                    Action::Accept => accepted.add(&narrower(&reach, rule)),
-                    Action::Chain(chain) => open.push_back((chain, narrower(&reach, rule))),
-                    Action::Other => {}
-                }
-            }
-        }
-        Ok(accepted.networks())
+        };
+        *seen = filters.unwrap_or_else(|| std::mem::take(&mut seen));
+        lock(&self.pace).ended(started, Instant::now(), tables);
+        seen.clone()
+    }
+
+    /// Tables changed, or `any` may have. When a look shows that, if it may be about the chains at all.
+    pub(crate) fn changed(&self, tables: &BTreeSet<String>, any: bool) -> Option<Instant> {
+        lock(&self.pace).changed(tables, any)
     }
 }
 
-/// For which packets a rule decides that is reached by some only.
-fn narrower(reach: &Reach, rule: Reach) -> Reach {
-    match (reach, rule) {
-        (outer, Reach::All) => outer.clone(),
-        // What led here may be about the devices; the network is what counts.
-        (_, rule) => rule,
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a chain accepts.
+/// When to look. Pure.
 #[derive(Debug, Default)]
-struct Accepted {
-    anything: bool,
-    networks: BTreeSet<IpNet>,
+struct Pace {
+    /// When the last look ended, and how long it took.
+    last: Option<(Instant, Duration)>,
+    /// Whether there has been a change since it began.
+    stale: bool,
+    /// The tables of which it saw a chain that forwarded packets pass; `None` where that is not known.
+    tables: Option<BTreeSet<String>>,
 }
 
-impl Accepted {
-    fn add(&mut self, reach: &Reach) {
-        match reach {
-            Reach::All | Reach::Unknown => self.anything = true,
-            Reach::Network(network) => drop(self.networks.insert(*network)),
-            Reach::Some => {}
-        }
-        self.anything |= self.networks.len() > NETWORKS;
+impl Pace {
+    /// Whether to look now.
+    fn begins(&mut self, now: Instant) -> bool {
+        let is_due = self.next(self.stale).is_none_or(|at| now >= at);
+        self.stale &= !is_due;
+        is_due
     }
 
-    fn networks(self) -> Vec<IpNet> {
-        if !self.anything {
-            return self.networks.into_iter().collect();
-        }
-        let everything = Family::ALL.map(|family| IpNet::new(family.unspecified(), 0).ok());
-        everything.into_iter().flatten().collect()
-    }
-}
-
-/// A question about chains or rules.
-#[derive(Debug, Clone)]
-struct Question {
-    kind: u16,
-    /// `struct nfgenmsg`, then attributes.
-    bytes: Vec<u8>,
-}
-
-impl Question {
-    /// For every chain of every table.
-    fn chains() -> Self {
-        Self {
-            kind: GET_CHAIN,
-            bytes: vec![UNSPEC, 0, 0, 0],
-        }
+    /// A look has ended; `None` if it has come to nothing.
+    fn ended(&mut self, started: Instant, now: Instant, tables: Option<BTreeSet<String>>) {
+        self.stale |= tables.is_none();
+        self.tables = tables.filter(|tables| tables.len() <= TABLES);
+        self.last = Some((now, now.saturating_duration_since(started)));
     }
 
-    /// About a chain in the table of another; the table's attribute is the first of both kinds.
-    fn of_chain(kind: u16, beside: &Chain, attribute: u16, chain: &str) -> Self {
-        let mut bytes = vec![beside.family, 0, 0, 0];
-        for (kind, text) in [(CHAIN_TABLE, beside.table.as_str()), (attribute, chain)] {
-            let length = u16::try_from(HEADER_LEN + text.len() + 1).unwrap_or(u16::MAX);
-            bytes.extend(length.to_ne_bytes());
-            bytes.extend(kind.to_ne_bytes());
-            bytes.extend(text.as_bytes());
-            bytes.push(0);
-            bytes.resize(bytes.len().next_multiple_of(4), 0);
+    fn changed(&mut self, tables: &BTreeSet<String>, any: bool) -> Option<Instant> {
+        let known = self.tables.as_ref().filter(|_| !any);
+        if known.is_some_and(|known| known.is_disjoint(tables)) {
+            return None;
         }
-        Self { kind, bytes }
+        self.stale = true;
+        Some(self.next(true).unwrap_or_else(Instant::now))
+    }
+
+    fn next(&self, hurried: bool) -> Option<Instant> {
+        let (ended, took) = self.last?;
+        let gap = if hurried {
+            let gap = took.saturating_mul(HURRIED_GAP_PER_LOOK);
+            gap.clamp(SHORTEST_HURRIED_GAP, LONGEST_HURRIED_GAP)
+        } else {
+            took.saturating_mul(GAP_PER_LOOK).max(SHORTEST_GAP)
+        };
+        Some(ended + gap)
     }
 }
 
-impl NetlinkSerializable for Question {
-    fn message_type(&self) -> u16 {
-        self.kind
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tables<const N: usize>(names: [&str; N]) -> BTreeSet<String> {
+        names.into_iter().map(str::to_owned).collect()
     }
 
-    fn buffer_len(&self) -> usize {
-        self.bytes.len()
+    const fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
     }
 
-    fn serialize(&self, buffer: &mut [u8]) {
-        buffer.copy_from_slice(&self.bytes);
+    /// A look that took so long has ended just now and saw one table.
+    fn looked(took: Duration) -> (Pace, Instant) {
+        let mut pace = Pace::default();
+        let start = Instant::now();
+        assert!(pace.begins(start), "the first look is never delayed");
+        let ended = start + took;
+        pace.ended(start, ended, Some(tables(["ip filter"])));
+        (pace, ended)
+    }
+
+    #[test]
+    fn without_a_reason_a_look_is_due_after_5_s_or_1000_times_its_length() {
+        for (took, gap) in [(1, 5000), (5, 5000), (20, 20_000)] {
+            let (mut pace, ended) = looked(ms(took));
+            assert!(!pace.begins(ended + ms(gap) - ms(1)), "{took} ms");
+            assert!(pace.begins(ended + ms(gap)), "{took} ms");
+        }
+    }
+
+    #[test]
+    fn after_a_change_it_is_due_after_200_ms_or_20_times_its_length_but_no_more_than_5_s() {
+        for (took, gap) in [(1, 200), (10, 200), (20, 400), (1000, 5000)] {
+            let (mut pace, ended) = looked(ms(took));
+            let due = pace.changed(&tables(["ip filter", "ip nat"]), false);
+            assert_eq!(due, Some(ended + ms(gap)), "{took} ms");
+            assert!(!pace.begins(ended + ms(gap) - ms(1)), "{took} ms");
+            assert!(pace.begins(ended + ms(gap)), "{took} ms");
+            let again = ended + ms(gap);
+            pace.ended(again, again, Some(tables([])));
+            assert!(!pace.begins(again + ms(4999)), "seen, and over");
+        }
+    }
+
+    #[test]
+    fn a_change_of_other_tables_is_no_reason() {
+        let (mut pace, ended) = looked(ms(1));
+        assert_eq!(pace.changed(&tables(["ip nat", "ip6 filter"]), false), None);
+        assert!(!pace.begins(ended + ms(4999)));
+        assert!(pace.changed(&tables(["ip nat"]), true).is_some(), "any may have");
+        assert!(pace.begins(ended + ms(200)));
+    }
+
+    #[test]
+    fn every_change_is_a_reason_until_a_look_has_told_which_tables_there_are() {
+        assert!(Pace::default().changed(&tables(["ip nat"]), false).is_some());
+        let many = (0..=TABLES).map(|n| format!("ip t{n}")).collect();
+        for unknown in [None, Some(many)] {
+            let (mut pace, ended) = looked(ms(1));
+            pace.ended(ended, ended, unknown);
+            assert!(pace.changed(&tables(["ip nat"]), false).is_some());
+        }
+    }
+
+    #[test]
+    fn a_change_during_a_look_and_a_look_that_came_to_nothing_are_reasons_for_another() {
+        let mut pace = Pace::default();
+        let start = Instant::now();
+        assert!(pace.begins(start));
+        pace.changed(&tables(["ip filter"]), false);
+        pace.ended(start, start, Some(tables(["ip filter"])));
+        assert!(pace.begins(start + ms(200)));
+        pace.ended(start, start, None);
+        assert!(pace.begins(start + ms(200)));
     }
 }

@@ -1,10 +1,13 @@
 #![doc = include_str!("../README.md")]
 
+mod announcements;
 mod attribute;
+mod chain;
 mod facts;
 mod filter;
 mod link;
 mod namespace;
+mod nf_tables;
 mod outcome;
 mod reply;
 mod resolv;
@@ -12,12 +15,14 @@ mod route;
 mod rule;
 mod socket;
 mod sysctl;
+mod tables;
+mod walk;
 mod watch;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use flannel_core::{
@@ -45,7 +50,7 @@ struct Shared {
     socket: Arc<Mutex<RequestSocket>>,
     port: u32,
     namespace: Namespace,
-    filters: std::sync::Mutex<Filters>,
+    filters: Filters,
 }
 
 impl Netlink {
@@ -63,7 +68,7 @@ impl Netlink {
             port: socket.port(),
             socket: Arc::new(Mutex::new(socket)),
             namespace,
-            filters: std::sync::Mutex::default(),
+            filters: Filters::default(),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -76,6 +81,10 @@ impl Netlink {
 
     fn port(&self) -> u32 {
         self.shared.port
+    }
+
+    fn filters(&self) -> &Filters {
+        &self.shared.filters
     }
 
     async fn names(&self) -> Result<Names, KernelError> {
@@ -185,6 +194,10 @@ impl RouteProgrammer for Netlink {
 
     /// What this `Netlink` changes itself is not announced to its own watches. An announcement does
     /// not tell how deep in a stack a route is: its position is always 0.
+    ///
+    /// A [`Changed::Table`] is told once for every transaction at most, and where it may be about chains
+    /// that drop forwarded packets, a [`Changed::Host`] comes as soon as [`Netlink::facts`] has them anew.
+    /// Without nf_tables, or the right to listen to it, no table is told of.
     fn watch(&self, scope: &Scope) -> Result<BoxStream<'static, Changed>, KernelError> {
         watch::watch(self.clone(), scope.clone())
     }
@@ -192,17 +205,16 @@ impl RouteProgrammer for Netlink {
 
 #[async_trait]
 impl HostSource for Netlink {
-    /// Whether packets are forwarded, and which chains of nftables drop them, is read along, the chains
-    /// at most every 5 s. Whatever of that cannot be read is left out.
+    /// Whether packets are forwarded, and which chains of nftables drop them, is read along. The chains are
+    /// read at most every 5 s, and after a watch has told that they may have changed, at most every 200 ms.
+    /// Whatever of that cannot be read is left out.
     async fn facts(&self, reach: &[IpAddr]) -> Result<HostFacts, KernelError> {
         let (reach, shared) = (reach.to_vec(), Arc::clone(&self.shared));
         let gather = self.exchange("learn about the host", move |socket| {
             let v6_forwarding = sysctl::ipv6_forwarding(&shared.namespace);
             let facts = facts::gather(socket, &reach, v6_forwarding)?;
-            let filters = shared.filters.lock();
-            let mut filters = filters.unwrap_or_else(PoisonError::into_inner);
             Ok(HostFacts {
-                filters: filters.look(&shared.namespace),
+                filters: shared.filters.look(&shared.namespace),
                 ..facts
             })
         });

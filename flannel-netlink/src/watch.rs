@@ -5,33 +5,22 @@ use std::io;
 use std::time::Duration;
 
 use flannel_core::{Changed, KernelError, Link, Object, Scope};
-use futures_util::stream::{BoxStream, StreamExt, unfold};
+use futures_util::stream::{BoxStream, Stream, StreamExt, select, unfold};
 use netlink_packet_core::DecodeError;
 use netlink_packet_route::address::AddressHeader;
 use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
-use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, setsockopt, sockopt};
-use tokio::runtime::Handle;
 
+use crate::announcements::Announcements;
 use crate::link::{self, Names};
-use crate::namespace::Namespace;
 use crate::reply::{Message, messages};
-use crate::socket::RECEIVE_LEN;
-use crate::{Netlink, route};
+use crate::{Netlink, route, tables};
 
 /// `RTNLGRP_LINK`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV6_IFADDR`, `_IPV6_ROUTE` in
 /// `linux/rtnetlink.h`.
 const GROUPS: [u32; 5] = [1, 5, 7, 9, 11];
 
-/// Room for some thousands of announcements that nobody has read yet.
-const BUFFER_LEN: usize = 4 << 20;
-
-/// How many datagrams are read before what they say is handed on.
-const READ_AT_ONCE: usize = 128;
-
 /// The pause after an error that reading again may meet at once.
-const PAUSE: Duration = Duration::from_secs(1);
+pub(crate) const PAUSE: Duration = Duration::from_secs(1);
 
 /// `RTM_*` in `linux/rtnetlink.h`.
 const NEW_LINK: u16 = 16;
@@ -43,54 +32,47 @@ const DEL_ROUTE: u16 = 25;
 
 /// Subscribes, and makes a stream of what comes.
 pub(crate) fn watch(netlink: Netlink, scope: Scope) -> Result<BoxStream<'static, Changed>, KernelError> {
-    let system = |source| KernelError::System {
-        doing: "subscribe to the kernel's announcements",
-        source,
-    };
+    let announcements = Announcements::subscribe(netlink.namespace(), NETLINK_ROUTE, &GROUPS);
     let watch = Watch {
-        socket: subscribe(netlink.namespace()).map_err(system)?,
+        announcements: announcements.map_err(|source| KernelError::System {
+            doing: "subscribe to the kernel's announcements",
+            source,
+        })?,
         reader: Reader {
             scope,
             own_port: netlink.port(),
             names: Names::default(),
             down: BTreeSet::new(),
         },
-        netlink,
+        netlink: netlink.clone(),
         names_known: false,
-        overrun: false,
-        buffer: Vec::with_capacity(RECEIVE_LEN),
         ready: VecDeque::new(),
     };
-    Ok(unfold(watch, async |mut watch| Some((watch.next().await, watch))).boxed())
+    let routes = unfold(watch, async |mut watch| Some((watch.next().await, watch)));
+    Ok(merged(routes, tables::watch(netlink)))
 }
 
-fn subscribe(namespace: &Namespace) -> io::Result<TokioSocket> {
-    let runtime = Handle::try_current().map_err(io::Error::other)?;
-    let mut socket = namespace.within(move || {
-        let _context = runtime.enter();
-        TokioSocket::new(NETLINK_ROUTE)
-    })?;
-    let socket_ref = socket.socket_ref();
-    // Beyond the system's limit, which takes CAP_NET_ADMIN; without it, as much as there is.
-    if setsockopt(socket_ref, sockopt::RcvBufForce, &BUFFER_LEN).is_err() {
-        setsockopt(socket_ref, sockopt::RcvBuf, &BUFFER_LEN)?;
+/// Routes and tables of the packet filter take turns, so that neither waits for a flood of the other.
+/// Where no tables are announced, as without nf_tables, routes are all the same.
+fn merged(
+    routes: impl Stream<Item = Changed> + Send + 'static,
+    tables: io::Result<impl Stream<Item = Changed> + Send + 'static>,
+) -> BoxStream<'static, Changed> {
+    match tables {
+        Ok(tables) => select(routes, tables).boxed(),
+        Err(error) => {
+            tracing::debug!(%error, "changes of the packet filter are not announced");
+            routes.boxed()
+        }
     }
-    socket.socket_mut().bind(&SocketAddr::new(0, 0))?;
-    for group in GROUPS {
-        socket.socket_ref().add_membership(group)?;
-    }
-    Ok(socket)
 }
 
 struct Watch {
-    socket: TokioSocket,
+    announcements: Announcements,
     netlink: Netlink,
     reader: Reader,
     names_known: bool,
-    /// Announcements are being lost: what still comes is thrown away.
-    overrun: bool,
-    buffer: Vec<u8>,
-    /// Read and not yet handed on: what [`READ_AT_ONCE`] datagrams said.
+    /// Read and not yet handed on: what one read brought.
     ready: VecDeque<Changed>,
 }
 
@@ -128,48 +110,19 @@ impl Watch {
 
     /// Waits for announcements and takes those that are there.
     async fn read(&mut self) -> io::Result<()> {
-        self.buffer.clear();
-        let mut received = self.socket.recv_from(&mut self.buffer).await;
-        for _ in 0..READ_AT_ONCE {
-            self.take(received)?;
-            self.buffer.clear();
-            let socket = self.socket.socket_ref();
-            received = match socket.recv_from(&mut self.buffer, MsgFlags::MSG_DONTWAIT.bits()) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.caught_up();
-                    return Ok(());
-                }
-                received => received.map(|(_, sender)| sender),
-            };
-        }
-        self.take(received)
-    }
-
-    /// Makes sense of what was received. Of a datagram that was longer than the buffer, the last
-    /// message is longer than the rest.
-    fn take(&mut self, received: io::Result<SocketAddr>) -> io::Result<()> {
-        match received {
-            // Any process may send to any port; the kernel's is 0.
-            Ok(sender) if sender.port_number() == 0 && !self.overrun => {
-                let ready = &mut self.ready;
-                self.reader.read(&self.buffer, |changed| push(ready, changed));
-            }
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => self.overrun = true,
-            Err(error) => return Err(error),
-        }
-        Ok(())
-    }
-
-    /// Nothing more is waiting. The kernel goes on losing announcements until then, without a further
-    /// word; whoever looked earlier would miss something.
-    fn caught_up(&mut self) {
-        if std::mem::take(&mut self.overrun) {
+        let Self {
+            announcements,
+            reader,
+            ready,
+            ..
+        } = self;
+        let lost = announcements.read(|datagram| reader.read(datagram, |changed| push(ready, changed)));
+        if lost.await? {
             self.push(Changed::Overrun);
             self.reader.forget();
             self.names_known = false;
         }
+        Ok(())
     }
 
     fn push(&mut self, changed: Changed) {

@@ -1,4 +1,5 @@
 use flannel_core::{Hop, Route};
+use futures_util::stream::{Repeat, repeat};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
@@ -232,4 +233,22 @@ fn a_burst_of_reasons_to_look_is_told_once() {
         [eth0.clone(), route, host.clone()]
     );
     assert_eq!(folded(&[&overrun, &overrun, &host, &eth0]), [overrun, eth0]);
+}
+
+#[tokio::test]
+async fn routes_and_tables_take_turns() {
+    let table = Changed::Table(None);
+    let routes = || repeat(Changed::Overrun).take(3);
+    let flood = Ok(repeat(table.clone()));
+    let told: Vec<Changed> = merged(routes(), flood).take(6).collect().await;
+    let routes_told = told.iter().filter(|changed| **changed == Changed::Overrun);
+    assert_eq!(routes_told.count(), 3, "{told:?}");
+}
+
+#[tokio::test]
+async fn routes_are_watched_where_tables_cannot_be() {
+    let denied = io::Error::from(io::ErrorKind::PermissionDenied);
+    let tables: io::Result<Repeat<Changed>> = Err(denied);
+    let told: Vec<Changed> = merged(repeat(Changed::Overrun).take(3), tables).collect().await;
+    assert_eq!(told, vec![Changed::Overrun; 3]);
 }

@@ -297,10 +297,7 @@ impl World {
     pub(super) fn changed(&mut self, change: Changed) {
         match &change {
             Changed::Host | Changed::Overrun => self.surroundings.look(),
-            Changed::Table(table) => {
-                self.rules.changed(table.as_deref());
-                return self.surroundings.look();
-            }
+            Changed::Table(table) => return self.rules.changed(table.as_deref()),
             Changed::Down(device) => {
                 self.surroundings.look();
                 // A device that was renamed a moment ago is not known by its name.

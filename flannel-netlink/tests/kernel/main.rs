@@ -5,9 +5,12 @@
     reason = "a failed step of a test is a failed test"
 )]
 
+mod chains;
 mod contract;
+mod dropping;
 mod filtering;
 mod namespace;
 mod programming;
 mod reading;
+mod tables;
 mod watching;

@@ -1,6 +1,8 @@
 //! A network namespace with a link, and somebody else's hand in it.
 
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +17,7 @@ use nix::sched::CloneFlags;
 use tokio::time::Instant;
 
 /// How long an announcement may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A namespace that goes with the thread that is in it, a link `v0` with 192.168.9.1/16 and
 /// fd00:9::1/64 whose other end is up, and a `Netlink`.
@@ -118,11 +120,22 @@ impl Watch {
         }
     }
 
-    /// The next that is not about the host: a new link is slow to settle.
+    /// The next table of the packet filter.
+    pub(crate) async fn next_table(&mut self) -> Option<String> {
+        loop {
+            match self.next().await {
+                Changed::Table(table) => break table,
+                Changed::Host | Changed::Down(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// The next that is not about the host, which a new link is slow to settle on, nor its packet filter.
     pub(crate) async fn next_object(&mut self) -> Changed {
         loop {
             match self.next().await {
-                Changed::Host | Changed::Down(_) => {}
+                Changed::Host | Changed::Down(_) | Changed::Table(_) => {}
                 changed => break changed,
             }
         }
@@ -160,6 +173,44 @@ pub(crate) fn ip(arguments: &str) -> String {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "ip {arguments}: {said}");
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs a program in this thread's namespace.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the programs that operators use are the judges"
+)]
+pub(crate) fn program(name: &str, arguments: &[&str], input: &str) {
+    let child = std::process::Command::new(name)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = child.unwrap_or_else(|error| panic!("{name} (Debian: iptables, nftables): {error}"));
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name} {arguments:?}: {said}");
+}
+
+pub(crate) fn nft(ruleset: &str) {
+    program("nft", &["-f", "-"], ruleset);
+}
+
+pub(crate) fn iptables(arguments: &str) {
+    program(
+        "iptables-nft",
+        &arguments.split_whitespace().collect::<Vec<_>>(),
+        "",
+    );
+}
+
+pub(crate) fn ip6tables(arguments: &str) {
+    program(
+        "ip6tables-nft",
+        &arguments.split_whitespace().collect::<Vec<_>>(),
+        "",
+    );
 }
 
 #[async_trait::async_trait]

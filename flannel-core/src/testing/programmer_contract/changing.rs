@@ -27,7 +27,9 @@ pub async fn an_added_route_is_dumped_exactly_as_asked(harness: &dyn ProgrammerH
         let direct = Route::unicast(subnet(family, 3), direct, DEFAULT_PROTOCOL);
         let mut second = route(harness, family, 1, 2);
         second.id.metric += 7;
+        let behind = Route::blackhole(subnet(family, 1), DEFAULT_PROTOCOL);
         let mut want = vec![
+            behind,
             via,
             onlink,
             direct,

@@ -51,7 +51,7 @@ impl Events {
         let mut seen = Vec::new();
         loop {
             match self.next().await {
-                Changed::Host | Changed::Down(_) => {}
+                Changed::Host | Changed::Down(_) | Changed::Table(_) => {}
                 event if event == appeared => break,
                 event => seen.push(event),
             }

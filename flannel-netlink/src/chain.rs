@@ -1,0 +1,206 @@
+//! Chains of nftables that forwarded packets pass, read over nfnetlink, and never changed.
+
+use std::collections::BTreeSet;
+
+use flannel_core::{Family, Filter, KernelError};
+use netlink_packet_core::{DecodeError, NetlinkSerializable};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+
+use crate::attribute::{number, text};
+use crate::namespace::Namespace;
+use crate::nf_tables::{self, INET, IPV4, IPV6, SUBSYSTEM, TABLE, UNSPEC, told};
+use crate::rule::{self, Rule};
+use crate::socket::{Answer, RequestSocket};
+use crate::walk::{Policy, Walk};
+
+/// The most rules of a chain that are read; beyond that nothing is known.
+const RULES: u32 = 1024;
+
+/// How often rules are read of which some were missing.
+const READS: u32 = 8;
+
+const DOING: &str = "read the packet filter";
+
+/// `NFT_MSG_GETCHAIN` and `NFT_MSG_GETRULE`.
+const GET_CHAIN: u16 = SUBSYSTEM | 4;
+const GET_RULE: u16 = SUBSYSTEM | 7;
+
+/// `NFTA_CHAIN_NAME`, `_POLICY` and `_USE`.
+const CHAIN_NAME: u16 = 3;
+const CHAIN_POLICY: u16 = 5;
+const CHAIN_USE: u16 = 6;
+
+/// `NF_DROP`, as a chain's policy.
+const DROP: u32 = 0;
+
+/// `NFTA_RULE_CHAIN`.
+const RULE_CHAIN: u16 = 2;
+
+/// What was seen.
+pub(crate) struct Read {
+    /// The chains that drop forwarded packets.
+    pub(crate) filters: Vec<Filter>,
+    /// The tables with a chain that forwarded packets pass.
+    pub(crate) tables: BTreeSet<String>,
+}
+
+/// Reads all chains that forwarded packets pass.
+pub(crate) fn read(namespace: &Namespace) -> Result<Read, KernelError> {
+    let mut socket = RequestSocket::open_for(NETLINK_NETFILTER, namespace)?;
+    let chains = socket.dump(DOING, &Question::chains(), |payload| {
+        let chain = Chain::decode(payload)?;
+        Ok(chain.filter(|chain| chain.forward && !chain.families().is_empty()))
+    });
+    let (mut filters, mut tables) = (Vec::new(), BTreeSet::new());
+    for chain in known(chains)?.unwrap_or_default() {
+        let table = nf_tables::table(chain.family, &chain.table).unwrap_or_default();
+        filters.extend(chain.filter(&table, &mut socket)?);
+        tables.insert(table);
+    }
+    Ok(Read { filters, tables })
+}
+
+/// A refusal means that there is nothing to be seen, or that we may not.
+fn known<T>(answer: Answer<T>) -> Result<Option<T>, KernelError> {
+    Ok(answer?
+        .inspect_err(|failure| tracing::debug!(%failure, "the packet filter is not shown"))
+        .ok())
+}
+
+/// A chain.
+#[derive(Debug, PartialEq, Eq)]
+struct Chain {
+    family: u8,
+    table: String,
+    name: String,
+    /// Whether forwarded packets pass it.
+    forward: bool,
+    policy: Policy,
+    /// Rules, and references to it.
+    uses: u32,
+}
+
+impl Chain {
+    /// Reads the payload of `NFT_MSG_NEWCHAIN`.
+    fn decode(payload: &[u8]) -> Result<Option<Self>, DecodeError> {
+        let (family, chain) = nf_tables::split(payload)?;
+        let (Some(table), Some(name)) = (text(chain, TABLE)?, text(chain, CHAIN_NAME)?) else {
+            return Ok(None);
+        };
+        let drops = number(chain, CHAIN_POLICY)? == Some(DROP);
+        Ok(Some(Self {
+            family,
+            table,
+            name,
+            forward: nf_tables::is_forward(chain)?,
+            policy: if drops { Policy::Drop } else { Policy::Accept },
+            uses: number(chain, CHAIN_USE)?.unwrap_or(0),
+        }))
+    }
+
+    const fn families(&self) -> &'static [Family] {
+        match self.family {
+            INET => &[Family::V4, Family::V6],
+            IPV4 => &[Family::V4],
+            IPV6 => &[Family::V6],
+            _ => &[],
+        }
+    }
+
+    /// What it drops, if anything.
+    fn filter(&self, table: &str, socket: &mut RequestSocket) -> Result<Option<Filter>, KernelError> {
+        let mut walk = Walk::new(|chain| self.rules(chain, socket));
+        let (mut families, mut accepts) = (Vec::new(), Vec::new());
+        for family in self.families() {
+            if let Some(accepted) = walk.drops(&self.name, self.policy, *family)? {
+                families.push(*family);
+                accepts.extend(accepted);
+            }
+        }
+        Ok((!families.is_empty()).then(|| Filter {
+            families,
+            table: table.to_owned(),
+            chain: told(&self.name),
+            accepts,
+            ..Filter::default()
+        }))
+    }
+
+    /// The rules of a chain in the same table; `None` if they are too many, or cannot be read. At the end
+    /// of a transaction the kernel cuts a dump short without a word, which shows where every use is a rule:
+    /// nothing leads to a chain with a hook. For the others, that the transaction has ended is a reason to
+    /// look again.
+    fn rules(&self, chain: &str, socket: &mut RequestSocket) -> Result<Option<Vec<Rule>>, KernelError> {
+        let mut rules = Vec::new();
+        for _ in 0..READS {
+            let question = Question::of_chain(GET_CHAIN, self, CHAIN_NAME, chain);
+            let found = known(socket.ask(DOING, question, Self::decode))?.flatten();
+            let Some(found) = found.filter(|chain| chain.uses <= RULES) else {
+                return Ok(None);
+            };
+            let question = Question::of_chain(GET_RULE, self, RULE_CHAIN, chain);
+            let dumped = socket.dump(DOING, &question, |payload| {
+                let (_, rule) = nf_tables::split(payload)?;
+                // Old kernels do not filter.
+                let wanted = text(rule, TABLE)?.as_ref() == Some(&self.table)
+                    && text(rule, RULE_CHAIN)?.as_deref() == Some(chain);
+                wanted.then(|| rule::decode(rule)).transpose()
+            });
+            let Some(dumped) = known(dumped)? else {
+                return Ok(None);
+            };
+            rules = dumped;
+            if !found.forward || u32::try_from(rules.len()) == Ok(found.uses) {
+                break;
+            }
+        }
+        Ok(Some(rules))
+    }
+}
+
+/// A question about chains or rules.
+#[derive(Debug, Clone)]
+struct Question {
+    kind: u16,
+    /// `struct nfgenmsg`, then attributes.
+    bytes: Vec<u8>,
+}
+
+impl Question {
+    /// For every chain of every table.
+    fn chains() -> Self {
+        Self {
+            kind: GET_CHAIN,
+            bytes: vec![UNSPEC, 0, 0, 0],
+        }
+    }
+
+    /// About a chain in the table of another.
+    fn of_chain(kind: u16, beside: &Chain, attribute: u16, chain: &str) -> Self {
+        const HEADER_LEN: usize = 4;
+        let mut bytes = vec![beside.family, 0, 0, 0];
+        for (kind, text) in [(TABLE, beside.table.as_str()), (attribute, chain)] {
+            let length = u16::try_from(HEADER_LEN + text.len() + 1).unwrap_or(u16::MAX);
+            bytes.extend(length.to_ne_bytes());
+            bytes.extend(kind.to_ne_bytes());
+            bytes.extend(text.as_bytes());
+            bytes.push(0);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+        }
+        Self { kind, bytes }
+    }
+}
+
+impl NetlinkSerializable for Question {
+    fn message_type(&self) -> u16 {
+        self.kind
+    }
+
+    fn buffer_len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        buffer.copy_from_slice(&self.bytes);
+    }
+}
