@@ -38,8 +38,12 @@ impl Host {
         StateDir::open(&self.root(), purpose).unwrap()
     }
 
-    fn find(&self, purpose: &str) -> Leftovers {
+    fn look(&self, purpose: &str) -> Option<Leftovers> {
         Leftovers::find(&self.root(), purpose, &self.env()).unwrap()
+    }
+
+    fn find(&self, purpose: &str) -> Leftovers {
+        self.look(purpose).unwrap()
     }
 
     /// Every file and directory.
@@ -141,28 +145,27 @@ fn what_daemons_share_goes_with_the_last_of_them() {
 }
 
 #[test]
-fn looking_changes_nothing_and_a_second_removal_finds_nothing() {
+fn looking_changes_nothing_and_after_the_removal_there_is_nothing_to_find() {
     let host = Host::new();
-    assert_eq!(host.find(PURPOSE).paths(), [PathBuf::new(); 0]);
+    assert!(host.look(PURPOSE).is_none());
     host.run_once(PURPOSE);
-    let before = (
-        host.tree(),
-        fs::read(host.open(PURPOSE).path().join("lock")).unwrap(),
-    );
+    let lock = host.open(PURPOSE).path().join("lock");
+    let before = (host.tree(), fs::read(&lock).unwrap());
     drop(host.find(PURPOSE));
-    let lock = fs::read(
-        host.find(PURPOSE)
-            .paths()
-            .iter()
-            .find(|path| path.ends_with("lock"))
-            .unwrap(),
-    )
-    .unwrap();
-    assert_eq!((host.tree(), lock), before);
+    assert_eq!((host.tree(), fs::read(&lock).unwrap()), before);
     host.find(PURPOSE).remove().unwrap();
-    let left = host.find(PURPOSE);
-    assert_eq!((left.paths(), left.networks()), (Vec::new(), Vec::new()));
-    left.remove().unwrap();
+    assert!(host.look(PURPOSE).is_none());
+}
+
+#[test]
+fn a_daemon_that_has_no_state_here_is_not_taken_for_the_owner_of_what_is_there() {
+    let host = Host::new();
+    host.run_once(PURPOSE);
+    assert!(
+        host.look(OTHER).is_none(),
+        "though subnet.env is where it would have it"
+    );
+    assert_eq!(StateDir::purposes(&host.root()), [PURPOSE]);
 }
 
 #[test]
@@ -225,29 +228,20 @@ fn a_new_daemon_takes_flannels_names_from_one_that_does_not_run() {
 #[test]
 fn rules_are_removed_under_the_names_that_the_daemon_had() {
     let host = Host::new();
-    assert_eq!(
-        host.find(PURPOSE).names_suffix(),
-        Some(None),
-        "flannel's own may be left"
-    );
     let first = host.open(PURPOSE);
     first.names_suffix().unwrap();
     let second = host.open(OTHER);
     let suffix = second.names_suffix().unwrap();
     drop(second);
     assert_eq!(host.find(OTHER).names_suffix(), Some(suffix));
-    assert_eq!(
-        host.find("never seen").names_suffix(),
-        None,
-        "they are the first one's"
-    );
+    drop(host.open("never made rules"));
+    let names = || host.find("never made rules").names_suffix();
+    assert_eq!(names(), None, "they are the first one's");
     drop(first);
-    assert_eq!(
-        host.find("never seen").names_suffix(),
-        None,
-        "they are the first one's, though it does not run"
-    );
+    assert_eq!(names(), None, "they are the first one's, though it does not run");
     assert_eq!(host.find(PURPOSE).names_suffix(), Some(None));
+    host.find(PURPOSE).remove().unwrap();
+    assert_eq!(names(), Some(None), "flannel's own may be left");
 }
 
 #[test]

@@ -72,7 +72,7 @@ impl HostFirewall {
     }
 
     /// Remembers in this file which tables and chains iptables has made in nftables because of us, for
-    /// [`HostFirewall::remove`] to leave none behind.
+    /// [`HostFirewall::remove`] to leave none behind. That takes `nft`; without it they stay, empty.
     #[must_use]
     pub fn remembering(mut self, file: impl Into<PathBuf>) -> Self {
         self.origin = Origin::in_file(file.into());

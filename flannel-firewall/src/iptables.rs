@@ -43,7 +43,7 @@ pub(crate) struct Seen {
 /// the operator's rules none is removed, changed or moved.
 pub(crate) fn transaction(rules: &Ruleset, names: &Names, seen: &Seen, former: &[IpNet]) -> Option<String> {
     let networks: Vec<IpNet> = rules.network.into_iter().chain(former.iter().copied()).collect();
-    let mut old = Old::of(rules.family, &networks, names);
+    let mut old = Old::of(&networks, names);
     // Two rules without comments may be what the operator has instead of ours.
     old.pairs = !rules.forward.is_empty();
     written(&parts(rules, names, seen, &old))
@@ -52,17 +52,19 @@ pub(crate) fn transaction(rules: &Ruleset, names: &Names, seen: &Seen, former: &
 /// What `iptables-restore --noflush` reads to remove all that is ours; None where there is nothing.
 /// `networks` are those of which a flannel before v0.20 may have left rules, the present one included.
 pub(crate) fn removal(family: Family, names: &Names, seen: &Seen, networks: &[IpNet]) -> Option<String> {
-    let old = Old::of(family, networks, names);
+    let old = Old::of(networks, names);
     written(&parts(&Ruleset::none(family), names, seen, &old))
 }
 
-/// What [`removal`] would remove: the commands that would make it anew.
-pub(crate) fn leftovers(family: Family, names: &Names, seen: &Seen, networks: &[IpNet]) -> Vec<String> {
-    let program = match family {
-        Family::V4 => "iptables",
-        Family::V6 => "ip6tables",
-    };
-    let old = Old::of(family, networks, names);
+/// What [`removal`] would remove: the commands of `program` that would make it anew.
+pub(crate) fn leftovers(
+    program: &str,
+    family: Family,
+    names: &Names,
+    seen: &Seen,
+    networks: &[IpNet],
+) -> Vec<String> {
+    let old = Old::of(networks, names);
     let mut commands = Vec::new();
     for part in parts(&Ruleset::none(family), names, seen, &old) {
         let mut lines = Vec::new();

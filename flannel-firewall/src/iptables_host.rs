@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
 
 use flannel_core::{Family, FirewallError};
 
 use crate::iptables::Seen;
-use crate::program::{Answer, Directories, Program};
+use crate::program::{Answer, Directories, File, Program};
 use crate::ruleset::Names;
 
 /// Seconds that the program waits for another one of its kind to end (`-w`); less than the time after
@@ -26,7 +25,7 @@ const WAITS_SECONDS: Version = Version(1, 6, 0);
 /// From here on, there is `-w`.
 const WAITS: Version = Version(1, 4, 20);
 
-/// From here on, `iptables-restore` knows `-w`, and masquerading `--random-fully`.
+/// From here on, `iptables-restore` knows `-w`.
 const RESTORE_WAITS: Version = Version(1, 6, 2);
 
 /// Where the kernel keeps what the program writes; neither sees the other's rules.
@@ -59,9 +58,9 @@ struct Version(u32, u32, u32);
 
 /// What each program file said of itself: it is asked once.
 #[derive(Debug, Default)]
-pub(crate) struct Known(BTreeMap<PathBuf, Kind>);
+pub(crate) struct Known(BTreeMap<File, Kind>);
 
-/// The most files that are known; an update makes a new one.
+/// The most files that are known; every update makes a new one.
 const KNOWN: usize = 64;
 
 /// `iptables` or `ip6tables`.
@@ -98,7 +97,7 @@ impl Iptables {
             Variant::Legacy => format!("{}-legacy", program(family)),
         };
         match Self::named(family, &name, directories, known).await {
-            Ok(found) => Ok((found.kind.variant == variant).then_some(found)),
+            Ok(found) => Ok(Some(found)),
             Err(FirewallError::Missing { .. }) => Ok(None),
             Err(error) => Err(error),
         }
@@ -135,9 +134,9 @@ impl Iptables {
         self.kind.variant
     }
 
-    /// Whether masquerading can choose ports at random.
-    pub(crate) fn knows_random_fully(&self) -> bool {
-        self.kind.version >= RESTORE_WAITS
+    /// The program without which nobody sees its tables: of nftables, there are others.
+    pub(crate) fn lister_of_its_own(&self) -> Option<&str> {
+        (self.kind.variant == Variant::Legacy).then(|| self.list.name())
     }
 
     /// Our chains, and those that lead there. Tables that the kernel does not have are not looked into,
@@ -165,12 +164,16 @@ impl Iptables {
     }
 
     /// Carries out what [`iptables-restore`](https://man7.org/linux/man-pages/man8/iptables-restore.8.html)
-    /// reads, each table at once.
-    ///
-    /// # Errors
-    ///
-    /// As of every program, with whether another one was in the way.
+    /// reads, each table in one transaction. One that fails does not keep the next one from being written.
     pub(crate) async fn write(&self, text: &str) -> Result<(), Refused> {
+        let mut done = Ok(());
+        for table in text.split_inclusive("COMMIT\n") {
+            done = done.and(self.write_table(table).await);
+        }
+        done
+    }
+
+    async fn write_table(&self, text: &str) -> Result<(), Refused> {
         let mut arguments = vec!["--noflush"];
         if self.kind.version >= RESTORE_WAITS {
             arguments.extend(["-w", LOCK_SECONDS]);
@@ -279,3 +282,7 @@ impl Kind {
         Some(Self { variant, version })
     }
 }
+
+#[cfg(test)]
+#[path = "iptables_host_tests.rs"]
+mod tests;

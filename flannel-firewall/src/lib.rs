@@ -10,6 +10,7 @@ mod origin;
 mod place;
 mod program;
 mod ruleset;
+mod unused;
 
 pub use host::{HostFirewall, Leftover, RemovalError};
 pub use nat::{Flow, Nat, decide};

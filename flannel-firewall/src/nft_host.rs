@@ -18,69 +18,18 @@ impl Nft {
 
     /// Our table of a family, as `nft list table` prints it without counters; empty where there is none.
     pub(crate) async fn table(&self, family: Family, names: &Names) -> Result<String, FirewallError> {
-        self.list(family, &names.table(family)).await
-    }
-
-    async fn list(&self, family: Family, table: &str) -> Result<String, FirewallError> {
-        let answer = self
-            .0
-            .run(&["-s", "list", "table", header(family), table], "")
-            .await?;
+        let (header, table) = (header(family), names.table(family));
+        let answer = self.0.run(&["-s", "list", "table", header, &table], "").await?;
         if answer.code() == Some(1) && answer.stderr().contains("No such file or directory") {
             return Ok(String::new());
         }
         answer.succeeded()
     }
 
-    /// The tables of a family, by name.
-    pub(crate) async fn tables(&self, family: Family) -> Result<Vec<String>, FirewallError> {
-        let header = header(family);
-        let listing = self.0.run(&["list", "tables", header], "").await?.succeeded()?;
-        let names = listing.lines().filter_map(|line| {
-            let mut words = line.split_whitespace();
-            (words.next() == Some("table") && words.next() == Some(header)).then(|| words.next())?
-        });
-        Ok(names.map(str::to_owned).collect())
-    }
-
-    /// The chains of every table of a family.
-    pub(crate) async fn chains(&self, family: Family) -> Result<Vec<ListedChain>, FirewallError> {
-        let listing = self
-            .0
-            .run(&["list", "chains", header(family)], "")
-            .await?
-            .succeeded()?;
-        let (mut table, mut chains) = ("", Vec::<ListedChain>::new());
-        for line in listing.lines() {
-            let mut words = line.split_whitespace();
-            match (words.next(), chains.last_mut()) {
-                (Some("table"), _) => table = words.nth(1).unwrap_or_default(),
-                (Some("chain"), _) => chains.push(ListedChain {
-                    table: table.to_owned(),
-                    name: words.next().unwrap_or_default().to_owned(),
-                    accepts: false,
-                }),
-                (Some("type"), Some(chain)) => chain.accepts = line.contains("policy accept;"),
-                _ => {}
-            }
-        }
-        Ok(chains)
-    }
-
-    /// Whether a table has nothing at all.
-    pub(crate) async fn is_empty(&self, family: Family, table: &str) -> Result<bool, FirewallError> {
-        let listing = self.list(family, table).await?;
-        Ok(listing.lines().filter(|line| !line.trim().is_empty()).count() == 2)
-    }
-
-    /// Carries out one statement, unless something is used still, or is not there any more.
-    pub(crate) async fn delete_unless_busy(&self, statement: &str) -> Result<(), FirewallError> {
-        let answer = self.0.run(&["-f", "-"], statement).await?;
-        let left = ["resource busy", "No such file or directory"];
-        if left.iter().any(|words| answer.stderr().contains(words)) {
-            return Ok(());
-        }
-        answer.succeeded().map(drop)
+    /// Every table of a family, with its chains, without their rules.
+    pub(crate) async fn outline(&self, family: Family) -> Result<Outline, FirewallError> {
+        let listing = self.0.run(&["list", "chains", header(family)], "").await?;
+        listing.succeeded().map(|listing| Outline::parse(&listing))
     }
 
     /// Carries out statements in one transaction.
@@ -89,13 +38,59 @@ impl Nft {
     }
 }
 
-/// A chain, as `nft list chains` shows it.
+/// Tables and their chains.
+#[derive(Debug, Default)]
+pub(crate) struct Outline {
+    tables: Vec<String>,
+    chains: Vec<ListedChain>,
+}
+
 #[derive(Debug)]
-pub(crate) struct ListedChain {
-    pub(crate) table: String,
-    pub(crate) name: String,
+struct ListedChain {
+    table: String,
+    name: String,
     /// Whether packets come through it by themselves, and may pass unless a rule says otherwise.
-    pub(crate) accepts: bool,
+    accepts: bool,
+}
+
+impl Outline {
+    /// Reads what `nft list chains` prints.
+    fn parse(listing: &str) -> Self {
+        let mut outline = Self::default();
+        for line in listing.lines() {
+            let mut words = line.split_whitespace();
+            match (words.next(), outline.chains.last_mut()) {
+                (Some("table"), _) => outline.tables.extend(words.nth(1).map(str::to_owned)),
+                (Some("chain"), _) => outline.chains.push(ListedChain {
+                    table: outline.tables.last().cloned().unwrap_or_default(),
+                    name: words.next().unwrap_or_default().to_owned(),
+                    accepts: false,
+                }),
+                (Some("type"), Some(chain)) => chain.accepts = line.contains("policy accept;"),
+                _ => {}
+            }
+        }
+        outline
+    }
+
+    pub(crate) fn has_table(&self, table: &str) -> bool {
+        self.tables.iter().any(|name| name == table)
+    }
+
+    pub(crate) fn has_chain(&self, table: &str, chain: &str) -> bool {
+        self.chain(table, chain).is_some()
+    }
+
+    /// Whether a chain is there through which packets come by themselves, and that lets all pass.
+    pub(crate) fn has_open_chain(&self, table: &str, chain: &str) -> bool {
+        self.chain(table, chain).is_some_and(|chain| chain.accepts)
+    }
+
+    fn chain(&self, table: &str, chain: &str) -> Option<&ListedChain> {
+        self.chains
+            .iter()
+            .find(|listed| listed.table == table && listed.name == chain)
+    }
 }
 
 /// The word for a family in statements.

@@ -79,12 +79,12 @@ impl Origin {
         read.ok().and_then(Result::ok).unwrap_or_default()
     }
 
-    /// Forgets all of it.
-    pub(crate) async fn forget(&self) -> Result<(), FirewallError> {
-        match &self.file {
-            Some(file) => self.rewrite(file, BTreeSet::clear).await,
-            None => Ok(()),
-        }
+    /// Forgets what is of this family, but for these lines.
+    pub(crate) async fn keep(&self, family: Family, left: &[String]) -> Result<(), FirewallError> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let of_family = format!("{} ", header(family));
+        let is_kept = |line: &String| !line.starts_with(&of_family) || left.contains(line);
+        self.rewrite(file, |lines| lines.retain(is_kept)).await
     }
 
     async fn rewrite(
@@ -111,20 +111,15 @@ impl Origin {
 
 /// Of what iptables has of itself, what is not there.
 async fn absent(nft: &Nft, family: Family) -> Result<BTreeSet<String>, FirewallError> {
-    let chains = nft.chains(family).await?;
-    let tables = nft.tables(family).await?;
+    let outline = nft.outline(family).await?;
     let header = header(family);
     let mut absent = BTreeSet::new();
     for (table, built_in) in BUILT_IN {
-        if !tables.iter().any(|name| name == table) {
+        if !outline.has_table(table) {
             absent.insert(format!("{header} {table}"));
         }
-        let missing = built_in.iter().filter(|name| {
-            !chains
-                .iter()
-                .any(|chain| chain.table == table && chain.name == **name)
-        });
-        absent.extend(missing.map(|name| format!("{header} {table} {name}")));
+        let missing = built_in.iter().filter(|chain| !outline.has_chain(table, chain));
+        absent.extend(missing.map(|chain| format!("{header} {table} {chain}")));
     }
     Ok(absent)
 }

@@ -70,7 +70,16 @@ impl Place {
     pub(crate) fn leftovers(&self, found: &Found, names: &Names, networks: &[IpNet]) -> Vec<String> {
         match found {
             Found::Table(listing) => nft::leftovers(listing, self.family(), names),
-            Found::Chains(seen) => iptables::leftovers(self.family(), names, seen, networks),
+            Found::Chains(seen) => {
+                let program = match (self, self.family()) {
+                    (Self::Iptables(iptables), _) if iptables.lister_of_its_own().is_some() => {
+                        iptables.lister_of_its_own().unwrap_or_default()
+                    }
+                    (_, Family::V4) => "iptables",
+                    (_, Family::V6) => "ip6tables",
+                };
+                iptables::leftovers(program, self.family(), names, seen, networks)
+            }
         }
     }
 
@@ -96,10 +105,13 @@ impl Place {
             lines.any(|line| line == "-P FORWARD DROP")
         };
         if told {
-            Vec::new()
-        } else {
-            iptables::obstacles(seen, &rules, names)
+            return Vec::new();
         }
+        let mut filters = iptables::obstacles(seen, &rules, names);
+        for filter in &mut filters {
+            filter.program = iptables.lister_of_its_own().map(str::to_owned);
+        }
+        filters
     }
 
     /// Writes each table in one transaction.
@@ -110,14 +122,6 @@ impl Place {
                 nft.write(text).await.map_err(refused)
             }
             Self::Iptables(iptables) => iptables.write(text).await,
-        }
-    }
-
-    /// Whether masquerading there can choose ports at random, as far as it can be told beforehand.
-    pub(crate) fn knows_random_fully(&self) -> bool {
-        match self {
-            Self::Nftables(..) => true,
-            Self::Iptables(iptables) => iptables.knows_random_fully(),
         }
     }
 

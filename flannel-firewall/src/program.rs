@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use flannel_core::FirewallError;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
@@ -64,14 +64,24 @@ pub(crate) struct Program {
     path: PathBuf,
 }
 
+/// Which file a program is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct File {
+    path: PathBuf,
+    written: Option<SystemTime>,
+}
+
 impl Program {
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// The file behind all links: another one where an alternative has been chosen.
-    pub(crate) fn file(&self) -> PathBuf {
-        fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone())
+    /// The file behind all links, and when it was written: another one where an alternative has been
+    /// chosen, or a version installed.
+    pub(crate) fn file(&self) -> File {
+        let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
+        let written = fs::metadata(&path).and_then(|file| file.modified()).ok();
+        File { path, written }
     }
 
     /// Runs it, with `input` to read, in the network namespace of the calling thread. It is killed at the

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 use std::io;
-use std::path::absolute;
+use std::path::{PathBuf, absolute};
 
 use flannel_core::{
     FirewallError, KernelError, Leftovers, Op, OpErrorKind, Ownership, Plan, RouteProgrammer, Scope, State,
@@ -22,6 +22,20 @@ pub enum CleanupError {
     /// The daemon runs, or its state cannot be read.
     #[error(transparent)]
     State(#[from] StateDirError),
+    /// Nothing is known of it.
+    #[error(
+        "nothing is known of {purpose} in {states}, and nothing was removed; give the flags of the daemon that is \
+         meant: known there are {others}",
+        states = states.display()
+    )]
+    Unknown {
+        /// Store and subnet file.
+        purpose: String,
+        /// Where the states of all daemons are.
+        states: PathBuf,
+        /// Those of which something is known.
+        others: String,
+    },
     /// The asynchronous runtime, or the current directory.
     #[error("cannot start: {0}")]
     Start(#[from] io::Error),
@@ -57,7 +71,10 @@ pub fn run(flags: &Flags, dry_run: bool) -> Result<Cleaned, CleanupError> {
 
 async fn clean(flags: &Flags, dry_run: bool) -> Result<Cleaned, CleanupError> {
     let purpose = purpose(flags);
-    let files = Leftovers::find(&flags.state_dir, &purpose, &absolute(&flags.subnet_file)?)?;
+    let subnet_file = absolute(&flags.subnet_file)?;
+    let Some(files) = Leftovers::find(&flags.state_dir, &purpose, &subnet_file)? else {
+        return nothing_of(&purpose, flags);
+    };
     let networks = files.networks();
     let suffix = files.names_suffix();
     let firewall = suffix.map(|suffix| firewall(&flags.rules, suffix.as_deref(), &files.tables_file()));
@@ -67,38 +84,49 @@ async fn clean(flags: &Flags, dry_run: bool) -> Result<Cleaned, CleanupError> {
     };
     let netlink = Netlink::open()?;
     let routes = routes(&netlink, flags.route_protocol, &networks).await?;
+    let paths = files.paths();
     let mut cleaned = Cleaned::default();
-    if rules.is_empty() && routes.is_empty() && files.paths().is_empty() {
-        cleaned.say(format_args!("nothing is left of {purpose}"));
-        for other in StateDir::purposes(&flags.state_dir) {
-            cleaned.say(format_args!("another daemon of this host: {other}"));
-        }
-        return Ok(cleaned);
-    }
     if dry_run {
         rules.iter().for_each(|rule| cleaned.would_remove(rule));
         routes
             .iter()
             .for_each(|route| cleaned.would_remove(format_args!("route {}", shown(route))));
-        for path in files.paths() {
-            cleaned.would_remove(path.display());
-        }
+        paths.iter().for_each(|path| cleaned.would_remove(path.display()));
         return Ok(cleaned);
     }
     if let Some(firewall) = firewall {
-        match firewall.remove(&networks).await {
-            Ok(()) => rules.iter().for_each(|rule| cleaned.removed(rule)),
-            Err(error) => cleaned.failures.push(error.to_string()),
+        if let Err(error) = firewall.remove(&networks).await {
+            cleaned.failures.push(error.to_string());
         }
+        let left = firewall.leftovers(&networks).await?;
+        let gone = rules.iter().filter(|rule| !left.contains(rule));
+        gone.for_each(|rule| cleaned.removed(rule));
     }
     cleaned.apply(&netlink, &routes).await;
     if cleaned.failures.is_empty() {
-        let paths = files.paths();
         match files.remove() {
             Ok(()) => paths.iter().for_each(|path| cleaned.removed(path.display())),
             Err(error) => cleaned.failures.push(error.to_string()),
         }
     }
+    Ok(cleaned)
+}
+
+/// Says so where a daemon has never run here, or has been cleaned up. Where others have, its flags may be mistaken.
+fn nothing_of(purpose: &str, flags: &Flags) -> Result<Cleaned, CleanupError> {
+    let others = StateDir::purposes(&flags.state_dir);
+    if !others.is_empty() {
+        return Err(CleanupError::Unknown {
+            purpose: purpose.to_owned(),
+            states: flags.state_dir.clone(),
+            others: others.join(", "),
+        });
+    }
+    let mut cleaned = Cleaned::default();
+    cleaned.say(format_args!(
+        "nothing to remove: nothing is known of {purpose} in {}",
+        flags.state_dir.display()
+    ));
     Ok(cleaned)
 }
 

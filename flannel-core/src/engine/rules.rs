@@ -41,7 +41,7 @@ impl Rules {
             kept: None,
             look_wanted: false,
             looking: false,
-            looks: Pace::default(),
+            looks: Pace::of_programs(),
             failing_since: None,
             filters: Vec::new(),
             repairs: 0,

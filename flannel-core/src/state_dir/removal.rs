@@ -18,16 +18,19 @@ use crate::subnet::parse_net;
 ///
 /// use flannel_core::Leftovers;
 ///
-/// let left = Leftovers::find(Path::new("/var/lib/flannel"), "etcd /coreos.com/network", Path::new("/run/flannel/subnet.env"))?;
-/// println!("routes may be left in {:?}", left.networks());
-/// left.remove()?;
+/// let (states, env) = (Path::new("/var/lib/flannel"), Path::new("/run/flannel/subnet.env"));
+/// if let Some(left) = Leftovers::find(states, "etcd /coreos.com/network", env)? {
+///     println!("routes may be left in {:?}", left.networks());
+///     left.remove()?;
+/// }
 /// # Ok::<(), flannel_core::StateDirError>(())
 /// ```
 #[derive(Debug)]
 pub struct Leftovers {
     root: PathBuf,
-    state: Option<(PathBuf, Option<File>)>,
+    state: PathBuf,
     subnet_env: PathBuf,
+    _lock: Option<File>,
 }
 
 /// Files beside the states.
@@ -37,12 +40,13 @@ const SHARED: [&str; 3] = [made::MADE, names::LOCK, TABLES];
 const TABLES: &str = "tables";
 
 impl Leftovers {
-    /// Looks below `root` for what belongs to `purpose`, and for its `subnet.env`.
+    /// Looks below `root` for the state of the daemon with this purpose, whose `subnet.env` is there.
+    /// `None`: it has none, and whatever is on this host, even at that place, is not known to be its.
     ///
     /// # Errors
     ///
     /// [`StateDirError::Locked`] while the daemon runs.
-    pub fn find(root: &Path, purpose: &str, subnet_env: &Path) -> Result<Self, StateDirError> {
+    pub fn find(root: &Path, purpose: &str, subnet_env: &Path) -> Result<Option<Self>, StateDirError> {
         let path = root.join(directory_name(purpose));
         let lock = match File::open(path.join("lock")) {
             Ok(file) => match file.try_lock() {
@@ -59,22 +63,19 @@ impl Leftovers {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(source) => return Err(StateDirError::Io { path, source }),
         };
-        let state = path.is_dir().then_some((path, lock));
-        Ok(Self {
+        Ok(path.is_dir().then(|| Self {
             root: root.to_owned(),
-            state,
+            state: path,
             subnet_env: subnet_env.to_owned(),
-        })
+            _lock: lock,
+        }))
     }
 
     /// The networks in which routes may be left.
     #[must_use]
     pub fn networks(&self) -> Vec<IpNet> {
         let env = SubnetEnv::read(&self.subnet_env).unwrap_or_default();
-        let noted = self.state.as_ref().map(|(path, _)| path.join("networks"));
-        let text = noted
-            .and_then(|path| fs::read_to_string(path).ok())
-            .unwrap_or_default();
+        let text = fs::read_to_string(self.state.join("networks")).unwrap_or_default();
         let mut networks: Vec<IpNet> = text.lines().filter_map(parse_net).collect();
         networks.extend(env.networks.iter().map(|(_, network)| *network));
         networks.sort_unstable();
@@ -86,7 +87,7 @@ impl Leftovers {
     /// has no rules that are not another daemon's.
     #[must_use]
     pub fn names_suffix(&self) -> Option<Option<String>> {
-        match self.state.as_ref().and_then(|(path, _)| names::remembered(path)) {
+        match names::remembered(&self.state) {
             Some(suffix) if suffix.is_empty() => Some(None),
             Some(suffix) => Some(Some(suffix)),
             None => names::are_free(&self.root).then_some(None),
@@ -107,10 +108,8 @@ impl Leftovers {
         if self.subnet_env.is_file() {
             paths.push(self.subnet_env.clone());
         }
-        if let Some((path, _)) = &self.state {
-            paths.extend(files(path));
-            paths.push(path.clone());
-        }
+        paths.extend(files(&self.state));
+        paths.push(self.state.clone());
         if self.is_last() {
             let shared = SHARED.map(|name| self.root.join(name));
             paths.extend(shared.into_iter().filter(|path| path.is_file()));
@@ -148,8 +147,7 @@ impl Leftovers {
 
     /// Whether no other daemon has a state here, so that what they share is of no use any more.
     fn is_last(&self) -> bool {
-        let own = self.state.as_ref().map(|(path, _)| path);
-        names::states(&self.root).all(|state| Some(&state) == own)
+        names::states(&self.root).all(|state| state == self.state)
     }
 }
 

@@ -9,7 +9,7 @@ use super::HostFirewall;
 use super::writing::{Site, Upkeep};
 use crate::iptables_host::Known;
 use crate::place::{Place, Places};
-use crate::ruleset::Ruleset;
+use crate::ruleset::{RuleOptions, Ruleset};
 
 /// The settings of br_netfilter, which are not there where it is not loaded.
 const BRIDGE_SETTINGS: &str = "/proc/sys/net/bridge";
@@ -79,7 +79,7 @@ impl Keeper {
     ) -> Result<(), FirewallError> {
         let rules = Ruleset::for_pods(family, pods, host.options);
         let asked = Asked {
-            networks: networks(family, pods),
+            networks: networks(pods),
             nftables: pods.nftables,
         };
         let idle = rules.network.is_none() && self.standing(family).alone.as_ref() == Some(&asked);
@@ -87,58 +87,48 @@ impl Keeper {
             return Ok(());
         }
         let places = Places::find(family, &host.directories, &mut self.known).await;
-        let own = if rules.is_empty() {
-            None
-        } else {
-            Some(places.wanted(pods)?)
-        };
+        let wanted = (!rules.is_empty()).then(|| places.wanted(pods));
+        let own = wanted.transpose()?;
         self.standing(family).move_to(own.as_ref(), &rules, host);
         if let Some(own) = &own {
+            let site = Site::new(host, own, &places);
             let upkeep = &mut self.standing(family).upkeep;
-            let site = Site {
-                host,
-                place: own,
-                nft: places.nft.as_ref(),
-            };
             let brought = upkeep.bring_about(&site, pods, &asked.networks).await?;
             if brought.written {
                 kept.written.push(told(&rules, own));
             }
-            kept.filters
-                .extend(own.obstacles(&brought.found, &rules, &host.names, false));
+            let filters = own.obstacles(&brought.found, &rules, &host.names, false);
+            kept.filters.extend(filters);
         }
+        // Only now: what is wanted stands, so that there is no moment without.
         let alone = self.standing(family).alone.as_ref() == Some(&asked);
-        let mut failed = false;
-        for place in places
-            .all()
-            .filter(|place| !own.as_ref().is_some_and(|own| own.is(place)))
-        {
-            let site = Site {
-                host,
-                place: &place,
-                nft: places.nft.as_ref(),
-            };
-            let done = if alone {
-                Ok(())
-            } else {
-                site.clear(&asked.networks).await.map(|cleared| {
-                    kept.written
-                        .extend(cleared.then(|| format!("rules removed from {place}")));
-                })
-            };
-            let filters = site.filters(&rules).await;
-            match done.and(filters) {
-                Ok(filters) => kept.filters.extend(filters),
-                Err(error) => {
-                    failed = true;
-                    self.complain(&place, &error);
-                }
-            }
+        let is_own = |place: &Place| own.as_ref().is_some_and(|own| own.is(place));
+        let mut cleared = true;
+        for place in places.all().filter(|place| !is_own(place)) {
+            let site = Site::new(host, &place, &places);
+            cleared &= alone || self.clear(&site, &asked.networks, kept).await;
+            kept.filters.extend(site.filters(&rules).await);
         }
-        if !alone && !failed {
+        if cleared {
             self.standing(family).alone = Some(asked);
         }
         Ok(())
+    }
+
+    /// Removes our rules from a place where none are wanted. Whether that is done is not what pods
+    /// depend on.
+    async fn clear(&mut self, site: &Site<'_>, networks: &[IpNet], kept: &mut Kept) -> bool {
+        match site.clear(networks).await {
+            Ok(there_were) => {
+                let text = there_were.then(|| format!("rules removed from {}", site.place));
+                kept.written.extend(text);
+                true
+            }
+            Err(error) => {
+                self.complain(site.place, &error);
+                false
+            }
+        }
     }
 
     const fn standing(&mut self, family: Family) -> &mut Standing {
@@ -157,17 +147,21 @@ impl Keeper {
         }
     }
 
-    /// Says at first what is missing for services of Kubernetes.
+    /// Says once what is missing for services of Kubernetes.
     fn check_bridge(&mut self, host: &HostFirewall, pods: &PodNetwork, settings: &Path) {
-        let concerned = host.options.masquerade && !pods.nftables && !pods.networks.is_empty();
-        if !concerned || std::mem::replace(&mut self.bridge_checked, true) || settings.exists() {
-            return;
+        if !self.bridge_checked && lacks_bridge_filter(host.options, pods, settings) {
+            tracing::warn!(
+                "br_netfilter is not loaded: iptables does not see packets from one pod of this host to another on \
+                 the same bridge, which Kubernetes needs for services; on its nodes: modprobe br_netfilter"
+            );
         }
-        tracing::warn!(
-            "br_netfilter is not loaded: iptables does not see packets from one pod of this host to another \
-             on the same bridge, which Kubernetes needs for services; on its nodes: modprobe br_netfilter"
-        );
+        self.bridge_checked |= !pods.nftables;
     }
+}
+
+/// Whether iptables is to masquerade, and does not see what stays on a bridge.
+fn lacks_bridge_filter(options: RuleOptions, pods: &PodNetwork, settings: &Path) -> bool {
+    options.masquerade && !pods.nftables && !pods.networks.is_empty() && !settings.exists()
 }
 
 impl Standing {
@@ -185,15 +179,10 @@ impl Standing {
     }
 }
 
-/// The networks of which a family may have rules: the one it has now, and those of earlier runs.
-fn networks(family: Family, pods: &PodNetwork) -> Vec<IpNet> {
-    let former = pods.former.iter().filter(|net| Family::of_net(**net) == family);
-    pods.networks
-        .get(family)
-        .into_iter()
-        .chain(former)
-        .copied()
-        .collect()
+/// The networks of which there may be rules: the present ones, and those of earlier runs.
+fn networks(pods: &PodNetwork) -> Vec<IpNet> {
+    let present = pods.networks.iter().map(|(_, network)| *network);
+    present.chain(pods.former.iter().copied()).collect()
 }
 
 fn told(rules: &Ruleset, place: &Place) -> String {
@@ -202,3 +191,7 @@ fn told(rules: &Ruleset, place: &Place) -> String {
         .map_or_else(String::new, |network| format!(" for {network}"));
     format!("rules{network} written to {place}")
 }
+
+#[cfg(test)]
+#[path = "keeping_tests.rs"]
+mod tests;

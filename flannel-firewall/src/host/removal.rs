@@ -4,43 +4,45 @@ use std::fmt;
 
 use flannel_core::{Family, FirewallError};
 use ipnet::IpNet;
+use thiserror::Error;
 
 use super::HostFirewall;
 use super::writing::Site;
 use crate::iptables_host::Known;
 use crate::nft_host::{Nft, header};
 use crate::place::Places;
+use crate::unused;
 
-/// Something of ours in the packet filter.
+/// Something of ours in the packet filter. Displays as the command that would make it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leftover {
-    /// The programs that see it.
-    place: String,
-    /// The command that would make it.
     command: String,
+    /// Made by iptables because of us, and removed unless others use it.
+    shared: bool,
 }
 
 impl fmt::Display for Leftover {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.command)
+        f.write_str(&self.command)?;
+        if self.shared {
+            f.write_str(" (made by iptables; unless others use it)")?;
+        }
+        Ok(())
     }
 }
 
 /// What could not be looked at, or removed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{}", joined(failures))]
 pub struct RemovalError {
     /// One for each place that failed.
     pub failures: Vec<FirewallError>,
 }
 
-impl fmt::Display for RemovalError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let texts: Vec<String> = self.failures.iter().map(ToString::to_string).collect();
-        f.write_str(&texts.join("; "))
-    }
+fn joined(failures: &[FirewallError]) -> String {
+    let texts: Vec<String> = failures.iter().map(ToString::to_string).collect();
+    texts.join("; ")
 }
-
-impl std::error::Error for RemovalError {}
 
 impl HostFirewall {
     /// What [`HostFirewall::remove`] would remove, one for each table, chain and rule.
@@ -54,22 +56,21 @@ impl HostFirewall {
         let mut leftovers = Vec::new();
         for family in Family::ALL {
             let places = Places::find(family, &self.directories, &mut known).await;
-            let networks = of_family(networks, family);
             for place in places.all() {
-                let site = self.site(&place, &places);
+                let site = Site::new(self, &place, &places);
                 if let Some(found) = site.look().await? {
-                    let commands = place.leftovers(&found, &self.names, &networks);
+                    let commands = place.leftovers(&found, &self.names, networks);
                     leftovers.extend(commands.into_iter().map(|command| Leftover {
-                        place: place.to_string(),
                         command,
+                        shared: false,
                     }));
                 }
             }
             if let Some(nft) = &places.nft {
                 let made = self.made(nft, family).await?;
                 leftovers.extend(made.into_iter().map(|made| Leftover {
-                    place: "made by iptables, removed where nothing else is in it".to_owned(),
                     command: made.addition(),
+                    shared: true,
                 }));
             }
         }
@@ -89,16 +90,12 @@ impl HostFirewall {
         let mut failures = Vec::new();
         for family in Family::ALL {
             let places = Places::find(family, &self.directories, &mut known).await;
-            let networks = of_family(networks, family);
             for place in places.all() {
-                failures.extend(self.site(&place, &places).clear(&networks).await.err());
+                failures.extend(Site::new(self, &place, &places).clear(networks).await.err());
             }
             if let Some(nft) = &places.nft {
                 failures.extend(self.remove_made(nft, family).await.err());
             }
-        }
-        if failures.is_empty() {
-            failures.extend(self.origin.forget().await.err());
         }
         if failures.is_empty() {
             Ok(())
@@ -107,26 +104,21 @@ impl HostFirewall {
         }
     }
 
-    fn site<'a>(&'a self, place: &'a crate::place::Place, places: &'a Places) -> Site<'a> {
-        Site {
-            host: self,
-            place,
-            nft: places.nft.as_ref(),
-        }
-    }
-
-    /// Removes what iptables has made because of us, and nobody uses. The kernel does not let go of a
-    /// chain with rules, or to which rules lead.
+    /// Removes what iptables has made because of us, and nobody uses. What another daemon of ours uses
+    /// stays remembered for its removal.
     async fn remove_made(&self, nft: &Nft, family: Family) -> Result<(), FirewallError> {
         let mut made = self.made(nft, family).await?;
-        // Chains first: what is left of a table is what others have there.
+        // Chains first: what is left of a table then is what others have there.
         made.sort_by_key(|made| made.chain.is_none());
         for made in made {
-            if made.chain.is_some() || nft.is_empty(family, &made.table).await? {
-                nft.delete_unless_busy(&made.removal()).await?;
-            }
+            let deleted = unused::delete(unused::protocol(family), &made.table, made.chain.as_deref());
+            deleted.map_err(|error| FirewallError::Failed {
+                command: format!("deleting {}", made.object()),
+                reason: error.to_string(),
+            })?;
         }
-        Ok(())
+        let left: Vec<String> = self.made(nft, family).await?.iter().map(Made::line).collect();
+        self.origin.keep(family, &left).await
     }
 
     /// What iptables has made because of us, as far as it is there and as it was made.
@@ -139,22 +131,13 @@ impl HostFirewall {
         if made.is_empty() {
             return Ok(made);
         }
-        let tables = nft.tables(family).await?;
-        let chains = nft.chains(family).await?;
+        let outline = nft.outline(family).await?;
         let is_there = |made: &Made| match &made.chain {
-            None => tables.contains(&made.table),
-            Some(name) => {
-                let mut chains = chains.iter();
-                chains.any(|chain| chain.table == made.table && chain.name == *name && chain.accepts)
-            }
+            None => outline.has_table(&made.table),
+            Some(chain) => outline.has_open_chain(&made.table, chain),
         };
         Ok(made.into_iter().filter(is_there).collect())
     }
-}
-
-fn of_family(networks: &[IpNet], family: Family) -> Vec<IpNet> {
-    let networks = networks.iter().copied();
-    networks.filter(|net| Family::of_net(*net) == family).collect()
 }
 
 /// A table, or a chain in it.
@@ -178,12 +161,19 @@ impl Made {
         })
     }
 
-    fn addition(&self) -> String {
-        format!("nft add {}", self.object())
+    /// As it was read.
+    fn line(&self) -> String {
+        let chain = self.chain.iter().flat_map(|chain| [" ", chain.as_str()]);
+        format!(
+            "{} {}{}",
+            header(self.family),
+            self.table,
+            chain.collect::<String>()
+        )
     }
 
-    fn removal(&self) -> String {
-        format!("delete {}\n", self.object())
+    fn addition(&self) -> String {
+        format!("nft add {}", self.object())
     }
 
     fn object(&self) -> String {

@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use super::HostFirewall;
 use crate::iptables_host::Refused;
-use crate::nft_host::Nft;
-use crate::place::{Found, Place};
+use crate::nft_host::{Nft, Outline};
+use crate::place::{Found, Place, Places};
 use crate::ruleset::{RuleOptions, Ruleset};
 
 /// Writes in one go: others may change what was read, or be at it right now.
@@ -24,7 +24,7 @@ const REWRITE: Duration = Duration::from_secs(60);
 /// What is known of rules that are kept in one place.
 #[derive(Debug, Default)]
 pub(super) struct Upkeep {
-    /// Ports are not chosen at random, since that is refused.
+    /// Ports are not chosen at random: that is not asked for, or not to be had.
     in_order: bool,
     unreadable: Option<Unreadable>,
 }
@@ -45,9 +45,9 @@ pub(super) struct Brought {
 
 /// A place, and what it takes to change it.
 pub(super) struct Site<'a> {
-    pub(super) host: &'a HostFirewall,
+    host: &'a HostFirewall,
     pub(super) place: &'a Place,
-    pub(super) nft: Option<&'a Nft>,
+    nft: Option<&'a Nft>,
 }
 
 impl Upkeep {
@@ -59,12 +59,14 @@ impl Upkeep {
         networks: &[IpNet],
     ) -> Result<Brought, FirewallError> {
         let Site { host, place, .. } = site;
+        let options = host.options;
+        self.in_order |= !options.masquerade || !options.random_fully;
         let (mut written, mut misread) = (false, None);
         let (mut refused, mut refusal) = (0_u32, None);
         for _ in 0..=ATTEMPTS {
             // What is refused twice is not refused for what somebody else has changed meanwhile.
-            let in_order = self.in_order || refused > 1 || !place.knows_random_fully();
-            let rules = rules(place.family(), pods, host.options, in_order);
+            let in_order = self.in_order || refused > 1;
+            let rules = rules(place.family(), pods, options, in_order);
             let found = place.look(&host.names).await?;
             let wanted = place.correction(&found, &rules, &host.names, networks);
             let Some(text) = wanted.filter(|_| !self.is_unreadable(&found)) else {
@@ -80,7 +82,7 @@ impl Upkeep {
             match site.write(&text).await {
                 Ok(()) => {
                     written = true;
-                    if refused > 1 && host.options.random_fully && !self.in_order {
+                    if in_order && !self.in_order {
                         self.do_without_random(place, refusal.as_ref());
                     }
                 }
@@ -135,9 +137,14 @@ fn rules(family: Family, pods: &PodNetwork, options: RuleOptions, in_order: bool
     Ruleset::for_pods(family, pods, options)
 }
 
-impl Site<'_> {
+impl<'a> Site<'a> {
+    pub(super) const fn new(host: &'a HostFirewall, place: &'a Place, places: &'a Places) -> Self {
+        let nft = places.nft.as_ref();
+        Self { host, place, nft }
+    }
+
     /// Removes rules of ours, and says whether there were any.
-    pub(crate) async fn clear(&self, networks: &[IpNet]) -> Result<bool, FirewallError> {
+    pub(super) async fn clear(&self, networks: &[IpNet]) -> Result<bool, FirewallError> {
         let mut failure = None;
         for _ in 0..ATTEMPTS {
             let Some(found) = self.look().await? else {
@@ -159,30 +166,59 @@ impl Site<'_> {
         failure.map_or(Ok(false), Err)
     }
 
-    /// What is there; None where the kernel has none of its tables, which looking might make.
-    pub(crate) async fn look(&self) -> Result<Option<Found>, FirewallError> {
+    /// What is there; None where the kernel has none of its tables, which looking might make, or where
+    /// the program does not understand what others have there, and we have nothing.
+    pub(super) async fn look(&self) -> Result<Option<Found>, FirewallError> {
         if self.is_empty().await? {
             return Ok(None);
         }
-        self.place.look(&self.host.names).await.map(Some)
+        match self.place.look(&self.host.names).await {
+            Err(FirewallError::Failed { .. }) if self.has_no_chain_of_ours().await? => Ok(None),
+            found => found.map(Some),
+        }
     }
 
     /// Chains of this place that drop packets which rules elsewhere accept.
-    pub(super) async fn filters(&self, rules: &Ruleset) -> Result<Vec<Filter>, FirewallError> {
-        if rules.network.is_none() || self.is_empty().await? {
-            return Ok(Vec::new());
+    pub(super) async fn filters(&self, rules: &Ruleset) -> Vec<Filter> {
+        let seen = async {
+            if rules.network.is_none() || self.is_empty().await? {
+                return Ok(None);
+            }
+            self.place.look_at_forward().await
+        };
+        match seen.await {
+            Ok(None) => Vec::new(),
+            Ok(Some(found)) => self.place.obstacles(&found, rules, &self.host.names, true),
+            Err::<_, FirewallError>(error) => {
+                tracing::debug!(%error, "what {} drops is not known", self.place);
+                Vec::new()
+            }
         }
-        let forward = self.place.look_at_forward().await?;
-        let filters = |found| self.place.obstacles(&found, rules, &self.host.names, true);
-        Ok(forward.map_or_else(Vec::new, filters))
+    }
+
+    async fn has_no_chain_of_ours(&self) -> Result<bool, FirewallError> {
+        let Some(outline) = self.outline().await? else {
+            return Ok(false);
+        };
+        let names = &self.host.names;
+        let ours = [
+            ("nat", names.masquerade_chain()),
+            ("filter", names.forward_chain()),
+        ];
+        Ok(!ours.iter().any(|(table, chain)| outline.has_chain(table, chain)))
     }
 
     async fn is_empty(&self) -> Result<bool, FirewallError> {
-        let Some(nft) = self.nft.filter(|_| self.place.is_iptables_in_nftables()) else {
-            return Ok(false);
-        };
-        let tables = nft.tables(self.place.family()).await?;
-        Ok(!tables.iter().any(|table| table == "nat" || table == "filter"))
+        let outline = self.outline().await?;
+        Ok(outline.is_some_and(|outline| !outline.has_table("nat") && !outline.has_table("filter")))
+    }
+
+    /// What nft sees of what iptables has in nftables.
+    async fn outline(&self) -> Result<Option<Outline>, FirewallError> {
+        match self.nft.filter(|_| self.place.is_iptables_in_nftables()) {
+            None => Ok(None),
+            Some(nft) => nft.outline(self.place.family()).await.map(Some),
+        }
     }
 
     async fn write(&self, text: &str) -> Result<(), Refused> {

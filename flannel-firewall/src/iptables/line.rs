@@ -156,7 +156,7 @@ impl Said {
             .split_once('/')
             .map(|(bits, mask)| (mark_number(bits), mark_number(mask)));
         let bits = match numbers {
-            Some((Some(bits), Some(mask))) if bits == mask && bits != 0 => Some(bits),
+            Some((Some(bits), Some(mask))) if bits == mask => Some(bits),
             _ => None,
         };
         self.otherwise |= !once(&mut self.mark, bits);

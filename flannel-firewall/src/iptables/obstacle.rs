@@ -60,6 +60,7 @@ pub(crate) fn obstacles(seen: &Seen, rules: &Ruleset, names: &Names) -> Vec<Filt
         table: format!("{header} filter"),
         chain: FORWARD.to_owned(),
         accepts,
+        ..Filter::default()
     };
     if drops && rules.network.is_some() {
         vec![filter]

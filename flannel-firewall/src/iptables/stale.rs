@@ -29,9 +29,10 @@ pub(super) struct Old {
 
 impl Old {
     /// All that there can be of these networks.
-    pub(super) fn of(family: Family, networks: &[IpNet], names: &Names) -> Self {
-        let is_known = |net: &IpNet| Family::of_net(*net) == family && net.prefix_len() > 0;
-        let mut networks: Vec<IpNet> = networks.iter().copied().filter(is_known).collect();
+    pub(super) fn of(networks: &[IpNet], names: &Names) -> Self {
+        // Rules about all addresses are anybody's.
+        let narrow = networks.iter().filter(|net| net.prefix_len() > 0);
+        let mut networks: Vec<IpNet> = narrow.copied().collect();
         networks.sort_unstable();
         networks.dedup();
         Self {

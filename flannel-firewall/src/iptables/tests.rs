@@ -227,6 +227,10 @@ fn whatever_else_is_in_our_chain_or_missing_has_it_written_anew() {
             "-N FLANNEL-POSTRTG\n-A FLANNEL-POSTRTG -j ACCEPT\n",
         ),
         ("-N FLANNEL-POSTRTG\n", "-N FLANNEL-POSTRTG\nwhat is this\n"),
+        (
+            "-N FLANNEL-POSTRTG\n",
+            "-N FLANNEL-POSTRTG\n-A FLANNEL-POSTRTG \"\n",
+        ),
     ] {
         let mut seen = ours(Family::V4);
         let chain = seen.masquerade.as_mut().unwrap();
@@ -378,6 +382,16 @@ fn old_rules_without_comments_are_known_by_their_network() {
         6
     );
     assert_eq!(deleted(kept(&seen, &["10.99.0.0/24"])), Vec::<String>::new());
+    // Of all addresses, they are anybody's.
+    let seen = with_rules(&["! -d 224.0.0.0/4 -j MASQUERADE"], &["-j ACCEPT", "-j ACCEPT"]);
+    assert_eq!(deleted(kept(&seen, &["0.0.0.0/0"])), Vec::<String>::new());
+}
+
+#[test]
+fn what_a_comment_says_is_not_taken_for_a_rule() {
+    let comment = "-m comment --comment \"no \\\" -j FLANNEL-FWD \\\"\" -j LOG";
+    let seen = with_rules(&[], &[comment, "-j LOG --log-prefix \"-j FLANNEL-FWD\""]);
+    assert_eq!(removal(Family::V4, &Names::flannels(), &seen, &[]), None);
 }
 
 #[test]
@@ -491,7 +505,7 @@ fn what_would_be_removed_is_told_line_by_line() {
     seen.forward
         .push_str("-A FORWARD -s fd00:244::/48 -j ACCEPT\n-A FORWARD -d fd00:244::/48 -j ACCEPT\n");
     let network = [net("fd00:244::/48"), net("10.244.0.0/16")];
-    let lines = leftovers(Family::V6, &Names::flannels(), &seen, &network);
+    let lines = leftovers("ip6tables", Family::V6, &Names::flannels(), &seen, &network);
     assert_snapshot!(lines.join("\n"), @r#"
     ip6tables -t nat -N FLANNEL-POSTRTG
     ip6tables -t nat -A FLANNEL-POSTRTG -m mark --mark 0x4000/0x4000 -m comment --comment "flanneld masq" -j RETURN
@@ -509,7 +523,7 @@ fn what_would_be_removed_is_told_line_by_line() {
     ip6tables -t filter -A FORWARD -d fd00:244::/48 -j ACCEPT
     "#);
     assert_eq!(
-        leftovers(Family::V6, &Names::flannels(), &empty(), &network),
+        leftovers("ip6tables", Family::V6, &Names::flannels(), &empty(), &network),
         Vec::<String>::new()
     );
     assert_eq!(removal(Family::V6, &Names::flannels(), &empty(), &network), None);
@@ -528,6 +542,7 @@ fn stopped(rules: &Ruleset, policy: &str, forward: &[&str]) -> Option<Vec<IpNet>
              table,
              chain,
              accepts,
+             ..
          }| {
             assert_eq!(
                 (families, table.as_str(), chain.as_str()),
@@ -691,7 +706,7 @@ proptest! {
             host.restore(&text);
         }
         prop_assert_eq!(removal(rules.family, &names, &host.seen(), &former), None);
-        prop_assert_eq!(leftovers(rules.family, &names, &host.seen(), &former), Vec::<String>::new());
+        prop_assert_eq!(leftovers("iptables", rules.family, &names, &host.seen(), &former), Vec::<String>::new());
         prop_assert_eq!(host.length("FLANNEL-FWD"), None);
         prop_assert_eq!(host.operators(), before.operators());
     }
@@ -705,7 +720,7 @@ proptest! {
             forwards: Some(text),
         };
         prop_assert!(kept(&seen, &["10.1.0.0/16"]).is_some());
-        let _ = leftovers(Family::V4, &Names::flannels(), &seen, &[net("10.244.0.0/16")]);
+        let _ = leftovers("iptables", Family::V4, &Names::flannels(), &seen, &[net("10.244.0.0/16")]);
         let _ = obstacles(&seen, &rules(Family::V4), &Names::flannels());
     }
 }

@@ -167,7 +167,7 @@ fn marked(bits: &str, operator: &str, value: &str) -> Option<u32> {
         "!=" => value == 0 && bits.is_power_of_two(),
         _ => false,
     };
-    (all && bits != 0).then_some(bits)
+    all.then_some(bits)
 }
 
 fn once<T>(place: &mut Option<T>, value: T) -> Option<()> {
@@ -213,7 +213,7 @@ pub(super) fn contents(listing: &str) -> impl Iterator<Item = Object<'_>> {
             depth = depth.saturating_sub(1);
             return None;
         }
-        let of_chain = depth == 2 && kind == "chain" && !line.is_empty();
+        let of_chain = kind == "chain" && !line.is_empty();
         let about_chain = line.starts_with("type ") || line.starts_with("comment ");
         (of_chain && !about_chain).then_some(Object {
             kind,

@@ -200,6 +200,16 @@ fn the_same_in_other_words_is_the_same() {
 }
 
 #[test]
+fn of_several_bits_in_a_mark_all_are_demanded() {
+    let mut rules = v4();
+    rules.masquerade[0].mark = Some(0xc000);
+    let all = replaced("& 0x00004000 == 0x00004000", "& 0x0000c000 == 0x0000c000");
+    assert!(says(&all, &rules, &Names::flannels()));
+    let any = replaced("& 0x00004000 == 0x00004000", "& 0x0000c000 != 0x00000000");
+    assert!(!says(&any, &rules, &Names::flannels()));
+}
+
+#[test]
 fn whatever_else_is_in_the_table_or_missing_is_seen() {
     let mark = "\t\tmeta mark & 0x00004000 == 0x00004000 return\n";
     let first = "\t\tip saddr 10.244.7.0/24 ip daddr 10.244.0.0/16 return\n";
@@ -217,6 +227,7 @@ fn whatever_else_is_in_the_table_or_missing_is_seen() {
         ("& 0x00004000 == 0x00004000", "& 0x00004000 != 0x00004000"),
         ("& 0x00004000 == 0x00004000", "& 0x00008000 == 0x00008000"),
         ("& 0x00004000 == 0x00004000", "& 0x0000c000 == 0x00004000"),
+        ("& 0x00004000 == 0x00004000", "& 0x00004000 == 0x00000000"),
         ("& 0x00004000 == 0x00004000", "& 0x0000c000 != 0x00000000"),
         ("& 0x00004000 == 0x00004000", "& 0x00000000 == 0x00000000"),
         ("meta mark", "ct mark"),

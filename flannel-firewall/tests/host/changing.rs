@@ -18,7 +18,10 @@ fn another_network_or_subnet_replaces_the_old_rules() {
             subnets: both("10.244.9.0/24", "fd00:244:0:9::/64"),
             ..pods(mode)
         };
+        let sampler = Sampler::start();
         keep(&firewall, &moved).await;
+        sampler.more().await;
+        sampler.stop();
         let text = everything().await;
         assert!(
             text.contains("10.244.9.0/24") && !text.contains("10.244.7.0/24"),

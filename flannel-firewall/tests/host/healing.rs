@@ -1,9 +1,9 @@
 //! Rules are made what they ought to be, and written only where they are not.
 
-use flannel_core::{Family, PerFamily};
+use flannel_core::{Family, Firewall, PerFamily};
 
 use crate::disturbances;
-use crate::setting::{ALL_RULES, everything, in_each_mode, keep, keep_untouched, pods, sh};
+use crate::setting::{ALL_RULES, Mode, everything, in_each_mode, keep, keep_untouched, pods, sh};
 
 #[test]
 fn what_is_right_is_not_written_again() {
@@ -35,6 +35,42 @@ fn whatever_is_done_to_the_rules_is_put_right_exactly() {
                 keep_untouched(&firewall, &pods).await;
             }
         }
+    });
+}
+
+#[test]
+fn changes_of_tables_with_our_rules_are_asked_for_and_of_no_others() {
+    in_each_mode(async |mode, programs| {
+        let tables = [
+            "ip flannel-ipv4",
+            "ip6 flannel-ipv6",
+            "ip nat",
+            "ip filter",
+            "ip6 nat",
+            "ip6 filter",
+        ];
+        let others = [
+            "ip mangle",
+            "inet nat",
+            "ip flannel-ipv4-blue",
+            "ip6 flannel-ipv4",
+            "nat",
+            "",
+        ];
+        let firewall = programs.firewall(ALL_RULES);
+        keep(&firewall, &pods(mode)).await;
+        let concerned: Vec<_> = tables
+            .into_iter()
+            .filter(|table| firewall.is_concerned(table))
+            .collect();
+        let expected = match mode {
+            Mode::Nftables => &tables[..2],
+            Mode::IptablesNft => &tables[2..],
+            // The kernel tells nobody of those.
+            Mode::IptablesLegacy => &[],
+        };
+        assert_eq!(concerned, expected, "{mode:?}");
+        assert!(!others.into_iter().any(|table| firewall.is_concerned(table)));
     });
 }
 

@@ -13,6 +13,7 @@ mod demands;
 mod disturbances;
 mod healing;
 mod obstacles;
+mod quirks;
 mod removing;
 mod sampler;
 mod setting;

@@ -43,6 +43,7 @@ fn a_policy_to_drop_of_the_older_iptables_is_told_where_our_rules_are_elsewhere(
                 ([Family::V4].as_slice(), "FORWARD")
             );
             assert_eq!(filter.accepts, []);
+            assert_eq!(filter.program.as_deref(), Some("iptables-legacy"));
             sh("iptables-legacy -A FORWARD -s 10.244.0.0/16 -j ACCEPT").await;
             let filters = keep(&programs.firewall(ALL_RULES), &v4(mode)).await.filters;
             assert_eq!(filters[0].accepts, ["10.244.0.0/16".parse().unwrap()]);
@@ -85,6 +86,8 @@ fn a_rule_that_rejects_everything_before_ours_is_told() {
             .await;
             let filters = filters(&Programs::of(mode), mode).await;
             assert_eq!(filters.len(), 1, "{mode:?}: {filters:?}");
+            let legacy = (mode == Mode::IptablesLegacy).then_some("iptables");
+            assert_eq!(filters[0].program.as_deref(), legacy);
         });
     }
 }

@@ -67,10 +67,19 @@ impl Sampler {
     }
 }
 
-/// Rules that move are in one of two places in every moment, but a look at one takes longer than that:
-/// whoever looks at one, the other and the first again finds them.
+/// Rules that move are in one of three places in every moment, but a look at all takes longer than that:
+/// whoever looks at each in turn, and at the first two again, finds them.
 async fn is_masqueraded() -> bool {
-    let all = sh("nft list ruleset; iptables-legacy-save -t nat; nft list ruleset").await;
+    let places = [
+        "nft list table ip flannel-ipv4",
+        "iptables-nft-save -t nat",
+        "iptables-legacy-save -t nat",
+    ];
+    let looks = format!(
+        "({0}; {1}; {2}; {0}; {1}) 2>&1; true",
+        places[0], places[1], places[2]
+    );
+    let all = sh(&looks).await;
     let rules = all.lines().filter(|line| line.contains("10.244.0.0/16"));
     rules
         .map(str::to_lowercase)

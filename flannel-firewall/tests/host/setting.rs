@@ -179,13 +179,23 @@ pub(crate) async fn feed(program: &str, arguments: &[&str], text: &str) {
 /// All that the packet filter has, without counters, in both variants' words for it. Tables and chains
 /// are sorted: they are kept in the order in which they were made.
 pub(crate) async fn everything() -> String {
-    let mut text = sorted_blocks(&sh("nft -s list ruleset").await, "}\n");
+    // What iptables says below, nft tells now one way and now another.
+    let listed = sh("nft -s list ruleset")
+        .await
+        .replace("counter masquerade fully-random", "counter ");
+    let mut text = sorted_blocks(&listed, "}\n");
     for family in ["iptables", "ip6tables"] {
         for variant in ["nft", "legacy"] {
             let saved = sh(&format!("{family}-{variant}-save")).await;
             let lines = saved.lines().filter(|line| !line.starts_with('#'));
-            let plain: String = lines.map(|line| format!("{}\n", line.split(" [").next().unwrap())).collect();
-            let _ = write!(text, "== {family}-{variant}\n{}", sorted_blocks(&plain, "COMMIT\n"));
+            let plain: String = lines
+                .map(|line| format!("{}\n", line.split(" [").next().unwrap()))
+                .collect();
+            let _ = write!(
+                text,
+                "== {family}-{variant}\n{}",
+                sorted_blocks(&plain, "COMMIT\n")
+            );
         }
     }
     text
@@ -213,17 +223,20 @@ fn sorted_chains(table: &str, end: &str) -> String {
     if end == "COMMIT\n" {
         // Rules keep their order, as words of the same chain.
         let mut lines: Vec<&str> = body.lines().collect();
-        lines.sort_by_key(|line| line.split(' ').take(2).filter(|word| !word.starts_with("-A")).next());
+        lines.sort_by_key(|line| line.split(' ').find(|word| *word != "-A"));
         return format!("{head}\n{}\n{end}", lines.join("\n"));
     }
-    let mut chains: Vec<&str> = body.split("\n\n").map(|chain| chain.trim_end_matches('\n')).collect();
+    let mut chains: Vec<&str> = body
+        .split("\n\n")
+        .map(|chain| chain.trim_end_matches('\n'))
+        .collect();
     chains.sort_unstable();
     format!("{head}\n{}\n{end}", chains.join("\n"))
 }
 
 /// The same with the numbers that tell a rule from one that was written anew.
 pub(crate) async fn handles() -> String {
-    sh("nft -a -s list ruleset; iptables-legacy-save -c | grep -v '^#'; ip6tables-legacy-save -c | grep -v '^#'; true")
+    sh("nft -a -s list ruleset | sed 's/counter masquerade fully-random/counter /'; iptables-legacy-save -c | grep -v '^#'; ip6tables-legacy-save -c | grep -v '^#'; true")
         .await
 }
 
