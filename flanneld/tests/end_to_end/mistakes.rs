@@ -46,9 +46,7 @@ fn paste(host: &Host, line: &str, before: &str, after: &str) {
         .split_once(before)
         .and_then(|(_, rest)| rest.split_once(after));
     let (command, _) = command.unwrap_or_else(|| panic!("no command in {line}"));
-    // Both kinds of iptables answer to the bare name; only one of them is seen.
-    let command = command.replace("iptables -I", "iptables-nft -I");
-    host.exec(&["sh", "-euc", &command]).unwrap();
+    host.exec(&["sh", "-euc", command]).unwrap();
 }
 
 fn node_of(lab: &Lab, host: &Host) -> String {
