@@ -4,14 +4,18 @@
 
 mod backend;
 mod etcd;
+mod firewall;
 mod status;
 
 use std::fs;
+use std::process::Command;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use flannel_core::testing::{FakeKernel, FakeStore, PlainRoutes};
-use flannel_core::{Backend, Engine, EngineHandle, NodeId, Options, Status};
+use flannel_core::{Backend, Engine, EngineHandle, NodeId, Options, StateDir, Status};
+use nix::sched::{CloneFlags, unshare};
 
 use crate::page::{self, Page};
 
@@ -93,6 +97,44 @@ async fn an_engine_is_looked_at_and_stopped_as_the_page_shows() {
         "its own, the default, and that to the peer: they stay"
     );
     neighbour.abort();
+}
+
+/// What the packet filter of the calling thread's namespace has.
+fn rules() -> String {
+    let output = Command::new("iptables-save").output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn rules_are_kept_and_removed_as_the_page_shows() {
+    let on_a_host = async {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("state");
+        let state = StateDir::open(&root, "a network").unwrap();
+        let engine = firewall::guard(Hosts::new("host-gw").engine(0, PlainRoutes), &state).unwrap();
+        let handle = engine.handle();
+        let running = tokio::spawn(engine.run(std::future::pending()));
+        let ready = handle.wait_for(Status::is_ready);
+        let status = tokio::time::timeout(SOON, ready).await.unwrap().unwrap();
+        let subnet = status.lease.unwrap().subnet;
+        let returns = format!("-A FLANNEL-POSTRTG -s {subnet} -d 10.5.0.0/16");
+        assert!(rules().contains(&returns), "{returns}\n{}", rules());
+
+        running.abort();
+        let _ = running.await;
+        drop(state);
+        let subnet_env = directory.path().join("subnet.env");
+        firewall::remove(&root, "a network", &subnet_env).await.unwrap();
+        assert!(!rules().contains("FLANNEL"), "{}", rules());
+        assert!(!root.exists());
+    };
+    let host = thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.unwrap().block_on(on_a_host);
+    });
+    host.join().unwrap();
 }
 
 #[tokio::test]

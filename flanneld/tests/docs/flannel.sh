@@ -1,6 +1,6 @@
 #!/bin/bash
 # flannel v0.28, as far as others see it: at its start it writes its lease to etcd without looking what stands there,
-# with an etcd lease of its own, and makes the routes and the files that it lacks.
+# with an etcd lease of its own, and makes the routes, rules and files that it lacks.
 set -eu
 export ETCDCTL_API=3 ETCDCTL_ENDPOINTS=https://192.168.77.11:2379 ETCDCTL_CACERT=/etc/flannel/ca.pem \
     ETCDCTL_CERT=/etc/flannel/cert.pem ETCDCTL_KEY=/etc/flannel/key.pem
@@ -12,11 +12,32 @@ lease=$(etcdctl lease grant 86400 | cut -d' ' -f2)
 etcdctl put --lease="$lease" "/coreos.com/network/subnets/$own.0-24" \
     "{\"PublicIP\":\"$address\",\"PublicIPv6\":null,\"BackendType\":\"host-gw\"}"
 ip route show "$peer.0/24" | grep -q "via $gateway dev eth0" || ip route add "$peer.0/24" via "$gateway" dev eth0
+# Empties its chains or makes them, and deletes and appends what is missing.
+chain() { # TABLE FROM CHAIN COMMENT RULE…
+    table=$1 from=$2 chain=$3 comment="-m comment --comment \"$4\""
+    shift 4
+    iptables -t "$table" -F "$chain" 2>/dev/null || iptables -t "$table" -N "$chain"
+    {
+        echo "*$table"
+        ! iptables -t "$table" -S "$from" | grep -q -- "-j $chain" || echo "-D $from $comment -j $chain"
+        echo "-A $from $comment -j $chain"
+        for rule; do
+            echo "-A $chain ${rule% -j *} $comment -j ${rule#* -j }"
+        done
+        echo COMMIT
+    } | iptables-restore --noflush
+}
+chain nat POSTROUTING FLANNEL-POSTRTG "flanneld masq" "-m mark --mark 0x4000/0x4000 -j RETURN" \
+    "-s $own.0/24 -d 172.7.0.0/16 -j RETURN" "-s 172.7.0.0/16 -d $own.0/24 -j RETURN" \
+    "! -s 172.7.0.0/16 -d $own.0/24 -j RETURN" \
+    "-s 172.7.0.0/16 ! -d 224.0.0.0/4 -j MASQUERADE --random-fully" \
+    "! -s 172.7.0.0/16 -d 172.7.0.0/16 -j MASQUERADE --random-fully"
+chain filter FORWARD FLANNEL-FWD "flanneld forward" "-s 172.7.0.0/16 -j ACCEPT" "-d 172.7.0.0/16 -j ACCEPT"
 mkdir -p /run/flannel
 cat >/run/flannel/subnet.env <<END
 FLANNEL_NETWORK=172.7.0.0/16
 FLANNEL_SUBNET=$own.1/24
 FLANNEL_MTU=1500
-FLANNEL_IPMASQ=false
+FLANNEL_IPMASQ=true
 END
 exec sleep infinity

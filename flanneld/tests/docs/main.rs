@@ -74,6 +74,37 @@ fn every_mistake_in_operate_has_its_message() {
 }
 
 #[test]
+fn firewall() {
+    let mut stage = with_supervisord(operators_hosts("firewall"));
+    stage.run_until(&page("docs/operate.md"), "## 8. Stop, and what stays");
+    stage.run(&page("docs/firewall.md"));
+}
+
+/// For operators, for embedders, and beside the code.
+#[test]
+fn what_is_masqueraded_is_told_alike_everywhere() {
+    let source = include_str!("../../../flannel-firewall/src/nat.rs").lines();
+    let rustdoc = source.filter_map(|line| line.strip_prefix("/// |"));
+    let rustdoc: String = rustdoc.map(|row| format!("|{row}\n")).collect();
+    let rustdoc = Page::parse("nat.rs", format!("# decide\n{rustdoc}")).unwrap();
+    let text = include_str!("../../../flannel-firewall/README.md").to_owned();
+    let text = text.replace("```rust,no_run", "```rust");
+    let readme = Page::parse("flannel-firewall/README.md", text).unwrap();
+    let tables = [
+        (page("docs/firewall.md"), "## What is decided"),
+        (readme, "## What is masqueraded"),
+        (rustdoc, "# decide"),
+    ];
+    let [operators, embedders, code] = tables.map(|(page, heading)| {
+        let rows = page.rows(heading).into_iter();
+        rows.map(|(_, cells)| cells).collect::<Vec<_>>()
+    });
+    assert!(operators.len() > 5, "{operators:?}");
+    assert_eq!(operators, code);
+    assert_eq!(embedders, code);
+}
+
+#[test]
 fn from_flannel() {
     let mut stage = operators_hosts("from_flannel");
     stage.run_until(&page("docs/operate.md"), "## 4. Options and config");
@@ -146,7 +177,13 @@ fn every_page_is_run() {
     names.sort();
     assert_eq!(
         names,
-        ["compare.md", "embed.md", "from-flannel.md", "operate.md"],
+        [
+            "compare.md",
+            "embed.md",
+            "firewall.md",
+            "from-flannel.md",
+            "operate.md"
+        ],
         "each page has a test of its own here"
     );
 }

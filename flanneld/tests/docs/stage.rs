@@ -18,7 +18,7 @@ use crate::systemd::Systemd;
 const SOON: Duration = Duration::from_secs(10);
 
 /// What only looks, and so may be run again until it shows what it should. Everything else has one try.
-const LOOKS: [&str; 10] = [
+const LOOKS: [&str; 13] = [
     "cat /",
     "curl",
     "etcdctl endpoint health",
@@ -26,7 +26,10 @@ const LOOKS: [&str; 10] = [
     "flanneld status",
     "ip netns exec pod ping -c 1",
     "ip route show",
+    "iptables -S",
+    "iptables -t nat -S",
     "journalctl",
+    "nft list",
     "supervisorctl status",
     "systemctl status",
 ];

@@ -30,13 +30,15 @@ enum Made {
     Daemon(&'static str, &'static str),
     /// By this, done to a daemon that runs.
     Change(&'static str),
-    /// By a daemon that has ended.
-    Status,
+    /// By this, asked of a daemon that has ended.
+    Ended(&'static str),
+    /// By this, asked of a daemon that runs.
+    Running(&'static str),
     /// By this build script, where there is no program at all.
     Build(&'static str),
 }
 
-use Made::{Build, Change, Daemon, Status};
+use Made::{Build, Change, Daemon, Ended, Running};
 
 const fn case(symptom: &'static str, made: Made, after: &'static str) -> Case {
     Case { symptom, made, after }
@@ -171,9 +173,51 @@ const CASES: &[Case] = &[
         "echo 1 >/proc/sys/net/ipv4/ip_forward",
     ),
     case(
-        "Docker's FORWARD drops them",
-        Daemon("iptables -P FORWARD DROP", ""),
+        "iptables is not installed",
+        Daemon("hide iptables", ""),
+        "umount \"$hidden\"",
+    ),
+    case(
+        "FORWARD drops, and `--iptables-forward-rules` is off",
+        Daemon("iptables -P FORWARD DROP", "--iptables-forward-rules=false"),
         "iptables -P FORWARD ACCEPT",
+    ),
+    case(
+        "FORWARD rejects before our rules (RHEL's last line)",
+        Daemon(
+            "iptables -A FORWARD -j REJECT --reject-with icmp-host-prohibited",
+            "",
+        ),
+        "iptables -D FORWARD -j REJECT --reject-with icmp-host-prohibited",
+    ),
+    case(
+        "FORWARD of iptables drops, rules are in nftables",
+        Daemon(
+            r#"etcdctl put /coreos.com/network/config '{"Network":"172.7.0.0/16","EnableNFTables":true,"Backend":{"Type":"host-gw"}}' &&
+               iptables -P FORWARD DROP"#,
+            "",
+        ),
+        "iptables -P FORWARD ACCEPT",
+    ),
+    case(
+        "firewalld rejects them",
+        Daemon("firewalld", ""),
+        "nft delete table inet firewalld",
+    ),
+    case(
+        "somebody changes our rules all the time",
+        Change(
+            "until grep -q 'rules for 172.7.0.0/16 written' flanneld.log; do sleep 0.05; done; iptables -F FLANNEL-FWD",
+        ),
+        "",
+    ),
+    case(
+        "a range that is none in `NonMasqueradeCIDRs`",
+        Daemon(
+            r#"etcdctl put /coreos.com/network/config '{"Network":"172.7.0.0/16","NonMasqueradeCIDRs":["192.168.0.300/16"],"Backend":{"Type":"host-gw"}}'"#,
+            "",
+        ),
+        "",
     ),
     case(
         "two hosts with one `--public-ip`",
@@ -234,8 +278,12 @@ const CASES: &[Case] = &[
         ),
         "",
     ),
-    case("`--ip-masq` is refused", Daemon("", "--ip-masq"), ""),
-    case("`flanneld status` finds nobody", Status, ""),
+    case("`flanneld status` finds nobody", Ended("flanneld status"), ""),
+    case(
+        "`flanneld cleanup` while it runs",
+        Running("flanneld cleanup"),
+        "",
+    ),
     case(
         "`cargo build` without protoc",
         Build("flannel-store-etcd/build.rs"),
@@ -274,10 +322,17 @@ pub(crate) fn make_all(stage: &mut Stage, page: &Page, heading: &str) {
                 stage.prepare(0, change);
                 end(stage, &messages, case.after)
             }
-            Status => {
+            Ended(question) => {
                 begin(stage, "", "");
-                end(stage, &[SETTLED.to_owned()], "flanneld status >status.txt 2>&1");
-                fs::read_to_string(stage.inside(0, "/root/status.txt")).unwrap()
+                end(stage, &[SETTLED.to_owned()], case.after);
+                ask(stage, question)
+            }
+            Running(question) => {
+                begin(stage, "", "");
+                hear(stage, &[SETTLED.to_owned()]);
+                let said = ask(stage, question);
+                end(stage, &[], case.after);
+                said
             }
             Build(script) => by_build(script),
         };
@@ -313,6 +368,12 @@ fn end(stage: &mut Stage, messages: &[String], after: &str) -> String {
     let said = hear(stage, messages);
     stage.prepare(0, &format!("end flanneld; {after}\ntrue"));
     said
+}
+
+/// What a command says, however it ends.
+fn ask(stage: &mut Stage, question: &str) -> String {
+    stage.prepare(0, &format!("{question} >said.txt 2>&1\ntrue"));
+    fs::read_to_string(stage.inside(0, "/root/said.txt")).unwrap()
 }
 
 fn is_said(message: &str, said: &str) -> bool {

@@ -45,6 +45,31 @@ v2() {
     ETCDCTL_API=2 etcdctl --endpoints http://127.0.0.1:2389 "$@"
 }
 
+# A program that is not installed, until `umount "$hidden"`.
+hide() { # NAME
+    hidden=$(readlink -f "$(command -v $1)")
+    mount --bind /dev/null "$hidden"
+}
+
+# The chain of firewalld 2.0 that forwarded packets come through.
+firewalld() {
+    nft -f - <<END
+table inet firewalld {
+    chain filter_FORWARD {
+        type filter hook forward priority filter + 10; policy accept;
+        ct state { established, related } accept
+        ct status dnat accept
+        iifname "lo" accept
+        ct state invalid drop
+        jump filter_FORWARD_POLICIES
+        reject with icmpx admin-prohibited
+    }
+    chain filter_FORWARD_POLICIES {
+    }
+}
+END
+}
+
 # A flanneld whose log is NAME.log.
 begin() { # NAME FLAGS…
     name=$1
@@ -65,6 +90,5 @@ restore() {
     set -a; . /etc/default/flanneld; set +a
     etcdctl del --prefix /coreos.com/network &&
     etcdctl put /coreos.com/network/config '{"Network":"172.7.0.0/16","Backend":{"Type":"host-gw"}}' &&
-    ip route flush proto 70 &&
-    rm -rf /run/flannel /var/lib/flannel
+    flanneld cleanup
 }
