@@ -19,6 +19,9 @@ const RULES: u32 = 1024;
 /// How often rules are read of which some were missing.
 const READS: u32 = 8;
 
+/// The most devices towards which packets are followed.
+const DEVICES: usize = 16;
+
 const DOING: &str = "read the packet filter";
 
 /// `NFT_MSG_GETCHAIN` and `NFT_MSG_GETRULE`.
@@ -54,7 +57,7 @@ pub(crate) fn read(namespace: &Namespace) -> Result<Read, KernelError> {
     let (mut filters, mut tables) = (Vec::new(), BTreeSet::new());
     for chain in known(chains)?.unwrap_or_default() {
         let table = nf_tables::table(chain.family, &chain.table).unwrap_or_default();
-        filters.extend(chain.filter(&table, &mut socket)?);
+        filters.extend(chain.filters(&table, &mut socket)?);
         tables.insert(table);
     }
     Ok(Read { filters, tables })
@@ -107,23 +110,40 @@ impl Chain {
         }
     }
 
-    /// What it drops, if anything.
-    fn filter(&self, table: &str, socket: &mut RequestSocket) -> Result<Option<Filter>, KernelError> {
+    /// What it drops: of all packets, and beyond that of those towards a device.
+    fn filters(&self, table: &str, socket: &mut RequestSocket) -> Result<Vec<Filter>, KernelError> {
         let mut walk = Walk::new(|chain| self.rules(chain, socket));
-        let (mut families, mut accepts) = (Vec::new(), Vec::new());
-        for family in self.families() {
-            if let Some(accepted) = walk.drops(&self.name, self.policy, *family)? {
-                families.push(*family);
-                accepts.extend(accepted);
-            }
-        }
-        Ok((!families.is_empty()).then(|| Filter {
-            families,
+        let filter = |device| Filter {
             table: table.to_owned(),
             chain: told(&self.name),
-            accepts,
+            device,
             ..Filter::default()
-        }))
+        };
+        let mut all = filter(None);
+        let mut dropped = Vec::new();
+        for family in self.families() {
+            let accepted = walk.drops(&self.name, self.policy, *family, None)?;
+            if let Some(accepted) = &accepted {
+                all.families.push(*family);
+                all.accepts.extend(accepted);
+            }
+            dropped.push(accepted);
+        }
+        let mut filters = vec![all];
+        for name in walk.outputs().into_iter().take(DEVICES) {
+            let Ok(device) = name.parse() else { continue };
+            let mut towards = filter(Some(device));
+            for (family, dropped) in self.families().iter().zip(&dropped) {
+                let accepted = walk.drops(&self.name, self.policy, *family, Some(&name))?;
+                if let Some(accepted) = accepted.filter(|accepted| dropped.as_ref() != Some(accepted)) {
+                    towards.families.push(*family);
+                    towards.accepts.extend(accepted);
+                }
+            }
+            filters.push(towards);
+        }
+        filters.retain(|filter| !filter.families.is_empty());
+        Ok(filters)
     }
 
     /// The rules of a chain in the same table; `None` if they are too many, or cannot be read. At the end

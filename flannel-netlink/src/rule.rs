@@ -23,12 +23,15 @@ const ATTR_VERDICT: u16 = 2;
 /// `NFT_PAYLOAD_NETWORK_HEADER`.
 const NETWORK_HEADER: u32 = 1;
 
-/// `NFT_CMP_EQ`.
+/// `NFT_CMP_EQ` and `NFT_CMP_NEQ`.
 const EQUAL: u32 = 0;
+const UNEQUAL: u32 = 1;
 
 /// The keys of `NFTA_META_KEY` that tell of the way of a packet: `NFT_META_PROTOCOL`, `IIF`, `OIF`,
 /// `IIFNAME`, `OIFNAME`, `IIFTYPE`, `OIFTYPE`; and the one that tells of its family, `NFT_META_NFPROTO`.
-const WAY: [u32; 7] = [1, 4, 5, 6, 7, 8, 9];
+const WAY: [u32; 7] = [1, 4, 5, INPUT_NAME, OUTPUT_NAME, 8, 9];
+const INPUT_NAME: u32 = 6;
+const OUTPUT_NAME: u32 = 7;
 const FAMILY: u32 = 15;
 
 /// `NFT_OBJECT_COUNTER`.
@@ -77,18 +80,49 @@ pub(crate) struct Rule {
     /// The only family whose packets it is about, if it names one.
     pub(crate) family: Option<Family>,
     pub(crate) reach: Reach,
+    /// The way that they have to take, if it names one.
+    pub(crate) way: Option<Way>,
     pub(crate) action: Action,
 }
 
+/// By which devices packets have to come and go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Way {
+    /// Whether they have to come by a device, or by another.
+    input: Vec<(bool, String)>,
+    /// The same of where they go.
+    pub(crate) output: Vec<(bool, String)>,
+    /// Whether anything else is demanded.
+    untold: bool,
+    /// For which of those that take it the rule decides.
+    reach: Reach,
+}
+
 impl Rule {
-    /// For which packets of a family it decides; `None` for none.
-    pub(crate) fn reach_in(&self, family: Family) -> Option<Reach> {
-        let of = match self.reach {
+    /// For which packets of a family it decides, of all or of those `towards` a device that come by
+    /// others; `None` for none.
+    pub(crate) fn reach_in(&self, family: Family, towards: Option<&str>) -> Option<Reach> {
+        let reach = match (&self.way, towards) {
+            (Some(way), Some(device)) => way.reach_towards(device, self.reach)?,
+            _ => self.reach,
+        };
+        let of = match reach {
             Reach::Network(network) => Some(Family::of_net(network)),
             _ => None,
         };
         let is_other = |named: Option<Family>| named.is_some_and(|named| named != family);
-        (!is_other(self.family) && !is_other(of)).then_some(self.reach)
+        (!is_other(self.family) && !is_other(of)).then_some(reach)
+    }
+}
+
+impl Way {
+    fn reach_towards(&self, device: &str, otherwise: Reach) -> Option<Reach> {
+        let output = self.output.iter().all(|(same, name)| (name == device) == *same);
+        let input = !self.input.iter().any(|(same, name)| name == device && *same);
+        // By which of the others they come is not known.
+        let any_input = self.input.iter().all(|(_, name)| name == device);
+        let known = any_input && !self.untold;
+        (output && input).then_some(if known { self.reach } else { otherwise })
     }
 }
 
@@ -101,9 +135,13 @@ pub(crate) fn decode(rule: &[u8]) -> Result<Rule, DecodeError> {
         let data = attribute(expression, ATTR_EXPRESSION_DATA)?.unwrap_or_default();
         reading.take(&name, data)?;
     }
+    let on_way = reading.reach_on_way();
+    let reach = reading.reach();
+    let way = reading.way.map(|way| Way { reach: on_way, ..way });
     Ok(Rule {
         family: reading.family,
-        reach: reading.reach(),
+        reach,
+        way,
         action: reading.action,
     })
 }
@@ -113,8 +151,8 @@ pub(crate) fn decode(rule: &[u8]) -> Result<Rule, DecodeError> {
 enum Loaded {
     /// The source or destination address, and which of its bits.
     Address(Family, Option<Vec<u8>>),
-    /// By which device the packet comes or goes.
-    Way,
+    /// By which device the packet comes or goes, by this key.
+    Way(u32),
     /// Of which family it is.
     Family,
     /// The state of its connection.
@@ -129,8 +167,8 @@ struct Reading {
     loaded: Loaded,
     networks: Vec<IpNet>,
     family: Option<Family>,
-    /// Whether there is a condition about the way.
-    way: bool,
+    /// The conditions about the way, if there are any.
+    way: Option<Way>,
     /// Whether there is a condition about an address that cannot be told.
     unknown: bool,
     /// Whether there is any other condition.
@@ -144,7 +182,7 @@ impl Default for Reading {
             loaded: Loaded::Other,
             networks: Vec::new(),
             family: None,
-            way: false,
+            way: None,
             unknown: false,
             narrow: false,
             action: Action::Other,
@@ -159,7 +197,7 @@ impl Reading {
             "meta" => {
                 self.loaded = match number(data, 2)? {
                     Some(FAMILY) => Loaded::Family,
-                    Some(key) if WAY.contains(&key) => Loaded::Way,
+                    Some(key) if WAY.contains(&key) => Loaded::Way(key),
                     _ => Loaded::Other,
                 };
             }
@@ -173,7 +211,7 @@ impl Reading {
             "cmp" => {
                 let operator = number(data, 2)?;
                 let value = attribute(attribute(data, 3)?.unwrap_or_default(), ATTR_VALUE)?;
-                self.compare(operator == Some(EQUAL), value.unwrap_or_default());
+                self.compare(operator, value.unwrap_or_default());
             }
             "range" => self.unknown_value(),
             "lookup" => match (number(data, 3)?, &self.loaded) {
@@ -206,7 +244,7 @@ impl Reading {
             },
             "match" => match text(data, 1)?.as_deref() {
                 Some("comment") => {}
-                Some("physdev") => self.way = true,
+                Some("physdev") => self.on_way().untold = true,
                 Some("iprange" | "set") => self.unknown = true,
                 _ => self.narrow = true,
             },
@@ -226,8 +264,17 @@ impl Reading {
         self.action = Action::Accept;
     }
 
-    fn compare(&mut self, equal: bool, value: &[u8]) {
+    fn compare(&mut self, operator: Option<u32>, value: &[u8]) {
+        let equal = operator == Some(EQUAL);
         match &self.loaded {
+            Loaded::Way(key @ (INPUT_NAME | OUTPUT_NAME)) if equal || operator == Some(UNEQUAL) => {
+                let key = *key;
+                match name(value) {
+                    Some(name) if key == INPUT_NAME => self.on_way().input.push((equal, name)),
+                    Some(name) => self.on_way().output.push((equal, name)),
+                    None => self.on_way().untold = true,
+                }
+            }
             Loaded::Family if equal && value == [IPV4] => self.family = Some(Family::V4),
             Loaded::Family if equal && value == [IPV6] => self.family = Some(Family::V6),
             Loaded::Address(family, mask) if equal => match network(*family, value, mask.as_deref()) {
@@ -241,12 +288,28 @@ impl Reading {
     fn unknown_value(&mut self) {
         match self.loaded {
             Loaded::Address(..) => self.unknown = true,
-            Loaded::Way | Loaded::Family => self.way = true,
+            Loaded::Way(_) | Loaded::Family => self.on_way().untold = true,
             Loaded::Connection | Loaded::Other => self.narrow = true,
         }
     }
 
+    fn on_way(&mut self) -> &mut Way {
+        self.way.get_or_insert_with(|| Way {
+            input: Vec::new(),
+            output: Vec::new(),
+            untold: false,
+            reach: Reach::All,
+        })
+    }
+
     fn reach(&self) -> Reach {
+        match self.reach_on_way() {
+            Reach::All if self.way.is_some() => Reach::Some,
+            reach => reach,
+        }
+    }
+
+    fn reach_on_way(&self) -> Reach {
         if self.narrow {
             return Reach::Some;
         }
@@ -254,7 +317,6 @@ impl Reading {
             return Reach::Unknown;
         }
         match &self.networks[..] {
-            [] if self.way => Reach::Some,
             [] => Reach::All,
             [network] => Reach::Network(*network),
             // From one to the other.
@@ -263,6 +325,13 @@ impl Reading {
             _ => Reach::Some,
         }
     }
+}
+
+/// A device's name, where it is compared as a whole and not by how it begins.
+fn name(value: &[u8]) -> Option<String> {
+    let (last, name) = value.split_last()?;
+    let name = std::str::from_utf8(name).ok()?.trim_end_matches('\0');
+    (*last == 0 && !name.is_empty()).then(|| name.to_owned())
 }
 
 /// What a `payload` expression loads: both headers have source and destination one behind the other.

@@ -212,13 +212,67 @@ fn a_counter_by_name_is_no_condition_and_a_quota_is_one() {
 fn a_rule_about_a_family_is_about_all_of_it_and_none_of_the_other() {
     let v4 = decode(&rule(&[meta(15), cmp(0, &[2]), verdict(DROP, None)])).unwrap();
     let v6 = decode(&rule(&[meta(15), cmp(0, &[10]), verdict(DROP, None)])).unwrap();
-    let reach = |rule: &Rule| Family::ALL.map(|family| rule.reach_in(family));
+    let reach = |rule: &Rule| Family::ALL.map(|family| rule.reach_in(family, None));
     assert_eq!(reach(&v4), [Some(Reach::All), None]);
     assert_eq!(reach(&v6), [None, Some(Reach::All)]);
     let not_v4 = decode(&rule(&[meta(15), cmp(1, &[2]), verdict(DROP, None)])).unwrap();
     assert_eq!(reach(&not_v4), [Some(Reach::Some); 2]);
     let network = decode(&rule(&[payload(12, 1), cmp(0, &[10]), accept()])).unwrap();
     assert_eq!(reach(&network), [Some(net("10.0.0.0/8")), None]);
+}
+
+#[test]
+fn a_rule_about_devices_is_judged_for_packets_that_come_from_elsewhere_and_go_by_one() {
+    const INPUT: u32 = 6;
+    const OUTPUT: u32 = 7;
+    let decide = |conditions: &[(u32, u32, &[u8])]| {
+        let conditions = conditions.iter();
+        let mut all: Vec<Vec<u8>> = conditions
+            .flat_map(|(key, operator, name)| [meta(*key), cmp(*operator, name)])
+            .collect();
+        all.push(verdict(DROP, None));
+        let rule = decode(&rule(&all)).unwrap();
+        assert_eq!(rule.reach_in(Family::V4, None), Some(Reach::Some));
+        rule.reach_in(Family::V4, Some("docker0"))
+    };
+    let padded: &[u8] = b"docker0\0\0\0\0\0\0\0\0\0";
+    for (conditions, expected) in [
+        // -o docker0, ! -i docker0 -o docker0, ! -o eth0.
+        (&[(OUTPUT, 0, &b"docker0\0"[..])][..], Some(Reach::All)),
+        (&[(OUTPUT, 0, padded)], Some(Reach::All)),
+        (
+            &[(INPUT, 1, b"docker0\0"), (OUTPUT, 0, b"docker0\0")],
+            Some(Reach::All),
+        ),
+        (&[(OUTPUT, 1, b"eth0\0")], Some(Reach::All)),
+        // -i docker0, -o eth0, ! -o docker0.
+        (&[(INPUT, 0, b"docker0\0")], None),
+        (&[(OUTPUT, 0, b"eth0\0")], None),
+        (&[(OUTPUT, 1, b"docker0\0")], None),
+        // Some come by eth0, and others do not; what begins alike may be anything.
+        (
+            &[(INPUT, 0, b"eth0\0"), (OUTPUT, 0, b"docker0\0")],
+            Some(Reach::Some),
+        ),
+        (&[(INPUT, 1, b"eth0\0")], Some(Reach::Some)),
+        (&[(OUTPUT, 0, b"docker")], Some(Reach::Some)),
+        (&[(OUTPUT, 5, b"docker0\0")], Some(Reach::Some)),
+    ] {
+        assert_eq!(decide(conditions), expected, "{conditions:?}");
+    }
+    let narrow = [meta(OUTPUT), cmp(0, b"docker0\0"), ct(), cmp(0, &[2]), accept()];
+    let narrow = decode(&rule(&narrow)).unwrap();
+    assert_eq!(narrow.reach_in(Family::V4, Some("docker0")), Some(Reach::Some));
+    let network = [
+        meta(OUTPUT),
+        cmp(0, b"docker0\0"),
+        payload(12, 1),
+        cmp(0, &[10]),
+        accept(),
+    ];
+    let network = decode(&rule(&network)).unwrap();
+    let reach = |towards| network.reach_in(Family::V4, Some(towards));
+    assert_eq!((reach("docker0"), reach("eth0")), (Some(net("10.0.0.0/8")), None));
 }
 
 #[test]

@@ -14,6 +14,9 @@ use crate::rule::{Action, Reach, Rule};
 const CHAINS: usize = 128;
 const STEPS: u32 = 16 * 1024;
 
+/// The most conditions on devices that are looked into.
+const NAMED: usize = 1024;
+
 /// How deep a chain may lead to another: `NFT_JUMP_STACK_SIZE`.
 const DEPTH: u32 = 16;
 
@@ -45,16 +48,19 @@ impl<R: FnMut(&str) -> Result<Option<Vec<Rule>>, KernelError>> Walk<R> {
     }
 
     /// If packets of a family are dropped for which no rule of the chain decides otherwise: the networks
-    /// whose packets are seen not to be, `/0` where that may be all.
+    /// whose packets are seen not to be, `/0` where that may be all. Of all packets, or of those that come
+    /// by others than a device and go by it.
     pub(crate) fn drops(
         &mut self,
         chain: &str,
         policy: Policy,
         family: Family,
+        towards: Option<&str>,
     ) -> Result<Option<Vec<IpNet>>, KernelError> {
         self.steps = 0;
         let mut fate = Fate {
             family,
+            towards: towards.map(str::to_owned),
             dropped: policy == Policy::Drop,
             accepted: Accepted::default(),
         };
@@ -63,6 +69,16 @@ impl<R: FnMut(&str) -> Result<Option<Vec<Rule>>, KernelError>> Walk<R> {
             fate.accepted.add(&left);
         }
         Ok(fate.dropped.then(|| fate.accepted.networks(family)))
+    }
+
+    /// The devices by which packets go that rules are about, of the chains that were read.
+    pub(crate) fn outputs(&self) -> BTreeSet<String> {
+        let rules = self.chains.values().flatten().flat_map(|rules| rules.iter());
+        let outputs = rules
+            .filter_map(|rule| rule.way.as_ref())
+            .flat_map(|way| &way.output);
+        let named = outputs.filter(|(same, _)| *same).map(|(_, name)| name.clone());
+        named.take(NAMED).collect()
     }
 
     /// Has packets go through a chain; the answer are those that come back out of it.
@@ -86,7 +102,7 @@ impl<R: FnMut(&str) -> Result<Option<Vec<Rule>>, KernelError>> Walk<R> {
                 fate.accepted.anything = true;
                 return Ok(back);
             }
-            let Some(reach) = rule.reach_in(fate.family) else {
+            let Some(reach) = rule.reach_in(fate.family, fate.towards.as_deref()) else {
                 continue;
             };
             let meant = here.meet(reach);
@@ -126,6 +142,8 @@ impl<R: FnMut(&str) -> Result<Option<Vec<Rule>>, KernelError>> Walk<R> {
 /// What became of the packets of a family.
 struct Fate {
     family: Family,
+    /// The only device by which they go, and do not come.
+    towards: Option<String>,
     /// Whether all are dropped that got to some rule, or to the end.
     dropped: bool,
     accepted: Accepted,

@@ -6,6 +6,7 @@ fn rule(reach: Reach, action: Action) -> Rule {
     Rule {
         family: None,
         reach,
+        way: None,
         action,
     }
 }
@@ -40,7 +41,7 @@ fn drops_by(policy: Policy, chains: &[(&str, &[Rule])]) -> Option<Vec<String>> {
         let found = chains.iter().find(|(chain, _)| *chain == name);
         Ok(found.map(|(_, rules)| rules.to_vec()))
     };
-    let accepts = Walk::new(read).drops(chains[0].0, policy, V4).unwrap();
+    let accepts = Walk::new(read).drops(chains[0].0, policy, V4, None).unwrap();
     accepts.map(|accepts| accepts.iter().map(ToString::to_string).collect())
 }
 
@@ -207,7 +208,7 @@ fn beyond_its_limits_nothing_is_known_and_perhaps_all_is_accepted() {
         Ok(Some(rules.map_or_else(Vec::new, |(_, rules)| rules.clone())))
     };
     let mut walk = Walk::new(read);
-    let accepts = walk.drops("c0", Policy::Drop, V4).unwrap().unwrap();
+    let accepts = walk.drops("c0", Policy::Drop, V4, None).unwrap().unwrap();
     assert_eq!(accepts, ["0.0.0.0/0".parse::<IpNet>().unwrap()]);
 
     // So is a loop, which the kernel would refuse.
@@ -220,7 +221,7 @@ fn beyond_its_limits_nothing_is_known_and_perhaps_all_is_accepted() {
         read += 1;
         Ok(Some(if chain == "f" { wide.clone() } else { Vec::new() }))
     });
-    let accepts = walk.drops("f", Policy::Drop, V4).unwrap().unwrap();
+    let accepts = walk.drops("f", Policy::Drop, V4, None).unwrap().unwrap();
     assert_eq!(accepts, ["0.0.0.0/0".parse::<IpNet>().unwrap()]);
     assert_eq!(read, CHAINS);
 
@@ -255,5 +256,5 @@ fn a_refusal_to_read_is_an_error() {
             times: 8,
         })
     });
-    assert!(walk.drops("f", Policy::Drop, V4).is_err());
+    assert!(walk.drops("f", Policy::Drop, V4, None).is_err());
 }

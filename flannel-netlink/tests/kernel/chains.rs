@@ -102,6 +102,34 @@ fn what_docker_accepts_for_itself_is_no_network() {
     });
 }
 
+/// What docker 28 adds: nothing from elsewhere gets to a container by its own address.
+const NO_DIRECT_ROUTING: &str = "-A DOCKER ! -i docker0 -o docker0 -j DROP";
+
+#[test]
+fn what_is_dropped_on_its_way_to_one_device_is_told_with_the_device() {
+    on_a_thread(async || {
+        enter_a_new_namespace();
+        all(DOCKER);
+        let ours = "
+            -N FLANNEL-FWD
+            -A FLANNEL-FWD -s 10.77.0.0/16 -j ACCEPT
+            -A FLANNEL-FWD -d 10.77.0.0/16 -j ACCEPT
+            -A FORWARD -j FLANNEL-FWD";
+        all(ours);
+        let forward = |accepts: &[&str]| filter("ip filter", "FORWARD", &[Family::V4], accepts);
+        let accepted = forward(&["10.77.0.0/16"]);
+        assert_eq!(filters().await, [accepted.clone()]);
+        iptables(NO_DIRECT_ROUTING);
+        let to_docker0 = Filter {
+            device: Some("docker0".parse().unwrap()),
+            ..forward(&[])
+        };
+        assert_eq!(filters().await, [accepted.clone(), to_docker0]);
+        iptables("-I DOCKER-USER -d 10.77.0.0/16 -j ACCEPT");
+        assert_eq!(filters().await, [accepted]);
+    });
+}
+
 #[test]
 fn chains_of_nft_are_seen_with_those_that_they_lead_to() {
     on_a_thread(async || {

@@ -199,3 +199,35 @@ fn in_nftables_mode_dockers_policy_is_named_as_what_drops_on_iptables_legacy() {
     let all_the_same = "--iptables-forward-rules=true";
     docker_drops("nftdropleg", Mode::Nftables, Variant::Legacy, all_the_same);
 }
+
+/// Docker 28 drops what comes from elsewhere to a container's own address, before any rule of ours.
+#[test]
+fn what_docker_28_drops_is_named_with_its_bridge_and_the_pasted_command_lets_the_pods_through() {
+    let site = Site::new("docker28", Mode::Iptables, Variant::Nft);
+    let daemons = [0, 1].map(|index| ready(site.lab.host(index), site.options(index, &[])));
+    let pods = site.pods();
+    let host = site.lab.host(0);
+    let reach = |within| {
+        let receiver = Receiver::open(&pods[0], Family::V4, PORT).unwrap();
+        receiver.source_of_connection(&pods[1], address(&pods[0]), within)
+    };
+    reach(SOON).unwrap();
+    let drop = "iptables-nft -A DOCKER ! -i docker0 -o docker0 -j DROP";
+    host.exec(&drop.split(' ').collect::<Vec<_>>()).unwrap();
+    becomes(
+        &daemons[0],
+        200,
+        &["\"filter\"", "on its way to docker0", "172.7.0.0/16"],
+    );
+    let lost = reach(IN_VAIN);
+    assert!(
+        lost.as_ref().is_err_and(LabError::is_transient),
+        "nothing is dropped: {lost:?}"
+    );
+    let (_, body) = daemons[0].get("/readyz").unwrap();
+    let command = body.split_once("to accept 172.7.0.0/16; ").unwrap().1;
+    let command = command.split_once('"').unwrap().0;
+    host.exec(&["sh", "-euc", command]).unwrap();
+    reach(SOON).unwrap();
+    becomes(&daemons[0], 200, &[]);
+}
