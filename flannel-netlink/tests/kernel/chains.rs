@@ -118,7 +118,7 @@ fn what_is_dropped_on_its_way_to_one_device_is_told_with_the_device() {
         all(ours);
         let forward = |accepts: &[&str]| filter("ip filter", "FORWARD", &[Family::V4], accepts);
         let accepted = forward(&["10.77.0.0/16"]);
-        assert_eq!(filters().await, [accepted.clone()]);
+        assert_eq!(filters().await, std::slice::from_ref(&accepted));
         iptables(NO_DIRECT_ROUTING);
         let to_docker0 = Filter {
             device: Some("docker0".parse().unwrap()),

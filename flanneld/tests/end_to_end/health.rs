@@ -277,7 +277,7 @@ fn the_endpoints_are_on_the_port_where_flannels_are_from_the_first_moment_on() {
     let only_here = DaemonOptions::arguments([PORT, "--healthz-ip=127.0.0.1"]);
     daemon.terminate(SOON).unwrap();
     let _daemon = settled_with(host, only_here);
-    assert_eq!(over_tcp(host, "127.0.0.1", "GET /readyz").0, 200);
+    Endpoints::of(host).becomes_at_once(200, &["ready"]);
     let refused = host.exec(&["bash", "-c", &format!("exec 3<>/dev/tcp/{own}/8081")]);
     assert!(refused.is_err());
 }
