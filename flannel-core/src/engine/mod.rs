@@ -7,6 +7,7 @@ mod checks;
 mod contest;
 mod displaced;
 mod files;
+mod handle;
 mod options;
 mod pace;
 mod pass_log;
@@ -23,21 +24,21 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_core::Stream;
 use futures_core::future::BoxFuture;
 use futures_core::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
+pub use handle::EngineHandle;
 pub use options::Options;
 
 use crate::{
     Applied, Backend, Changed, Firewall, FirewallError, HostFacts, HostSource, Kept, KernelError, Lease,
-    Object, PeerList, Plan, PodNetwork, Reason, RouteProgrammer, Scope, Status, StoreError, StoreEvent,
-    SubnetStore,
+    Object, Plan, PodNetwork, Reason, RouteProgrammer, Scope, Status, StoreError, StoreEvent, SubnetStore,
 };
 use files::Files;
+use handle::Question;
 use pace::Backoff;
 use reconciler::Work;
 use registrar::Request;
@@ -90,71 +91,6 @@ pub struct Engine {
     // Held, so that there is always somebody who may ask.
     ask: mpsc::Sender<Question>,
     questions: mpsc::Receiver<Question>,
-}
-
-/// What is asked of a running engine; whoever asks may have gone by the time of the answer.
-#[derive(Debug)]
-enum Question {
-    Peers(usize, oneshot::Sender<PeerList>),
-    Alive(oneshot::Sender<()>),
-}
-
-/// Looks at an [`Engine`] while it runs. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct EngineHandle {
-    status: watch::Receiver<Arc<Status>>,
-    audit: Arc<Notify>,
-    ask: mpsc::Sender<Question>,
-}
-
-impl EngineHandle {
-    /// How the engine is doing.
-    #[must_use]
-    pub fn status(&self) -> Arc<Status> {
-        self.status.borrow().clone()
-    }
-
-    /// How it is doing now, and from now on. The stream ends with the engine; whoever reads slowly
-    /// gets the latest status, not every one.
-    pub fn statuses(&self) -> impl Stream<Item = Arc<Status>> + Send + use<> {
-        let mut status = self.status.clone();
-        status.mark_changed();
-        futures_util::stream::unfold(status, |mut status| async move {
-            status.changed().await.ok()?;
-            let latest = status.borrow_and_update().clone();
-            Some((latest, status))
-        })
-    }
-
-    /// Waits until a status is as asked; `None` when the engine has ended before.
-    pub async fn wait_for(&self, mut asked: impl FnMut(&Status) -> bool + Send) -> Option<Arc<Status>> {
-        let mut status = self.status.clone();
-        status
-            .wait_for(|status| asked(status))
-            .await
-            .ok()
-            .map(|status| status.clone())
-    }
-
-    /// Has the engine look at host and kernel now.
-    pub fn audit(&self) {
-        self.audit.notify_one();
-    }
-
-    /// The other hosts' leases and what became of each, at most `limit` of them. Costs the engine
-    /// a walk over all of them. Waits for the engine to run; `None` when it has ended.
-    pub async fn peers(&self, limit: usize) -> Option<PeerList> {
-        let (answer, answered) = oneshot::channel();
-        self.ask.send(Question::Peers(limit, answer)).await.ok()?;
-        answered.await.ok()
-    }
-
-    /// Waits until the engine has gone through its loop once more: it is alive. False when it has
-    /// ended.
-    pub async fn is_alive(&self) -> bool {
-        let (answer, answered) = oneshot::channel();
-        self.ask.send(Question::Alive(answer)).await.is_ok() && answered.await.is_ok()
-    }
 }
 
 impl Engine {

@@ -1,8 +1,8 @@
 //! Everything that one engine knows, and what follows from it. No I/O.
 
+mod own_subnet;
 mod standing;
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,9 +21,9 @@ use super::surroundings::{Effect, Replaced, Surroundings};
 use crate::ownership::conflicts;
 use crate::status::LISTED;
 use crate::{
-    Admission, Applied, Backend, Changed, ConfigError, Conflict, Context, Firewall, FirewallError, Gap, Host,
-    HostFacts, Kept, KernelError, Lease, NetworkConfig, Object, ObjectId, Ownership, PerFamily, Plan,
-    PodNetwork, Reason, Route, Scope, StoreError, StoreEvent, SubnetEnv, SubnetStore, Timings, Wish,
+    Admission, Applied, Backend, Changed, ConfigError, Conflict, Context, Gap, Host, HostFacts, KernelError,
+    Lease, NetworkConfig, Object, ObjectId, Ownership, PerFamily, Plan, Reason, Scope, StoreError,
+    StoreEvent, SubnetEnv, SubnetStore, Timings, Wish,
 };
 
 /// The engine's whole state.
@@ -103,11 +103,6 @@ impl World {
             planned_for: Duration::ZERO,
             planning: Timings::default(),
         }
-    }
-
-    /// Has the packet filter's rules kept by this.
-    pub(super) fn guard(&mut self, firewall: Arc<dyn Firewall>) {
-        self.rules = Rules::new(Some(firewall));
     }
 
     /// Where the kernel is to be watched; `None` until the network is known.
@@ -226,59 +221,6 @@ impl World {
         self.peers.mark_all();
         self.plan_own_subnet();
         self.reconciler.retry_all();
-    }
-
-    /// What is to be there whoever the peers are: the rules of the packet filter, and the route that
-    /// drops what is for no pod.
-    fn plan_own_subnet(&mut self) {
-        let (Some(config), Some(own)) = (self.surroundings.config(), &self.planned_with) else {
-            return;
-        };
-        let configured = |network: &IpNet| config.networks().any(|other| other == *network);
-        let former = self.options.former_networks.iter().copied();
-        self.rules.want(PodNetwork {
-            networks: PerFamily::from_fn(|family| Some(config.ranges.get(family)?.network)),
-            subnets: PerFamily::from_fn(|family| {
-                own.subnet
-                    .net(family)
-                    .filter(|_| config.ranges.get(family).is_some())
-            }),
-            unmasqueraded: config.unmasqueraded.clone(),
-            nftables: config.nftables,
-            former: former.filter(|network| !configured(network)).collect(),
-        });
-        if self.options.blackhole {
-            let routes = own
-                .subnet
-                .nets()
-                .map(|net| Route::blackhole(net, self.ownership.protocol));
-            let routes: BTreeMap<ObjectId, Object> = routes
-                .map(|route| (ObjectId::Route(route.id), Object::Route(route)))
-                .collect();
-            for gone in self.blackholes.iter().filter(|id| !routes.contains_key(id)) {
-                self.reconciler.set_want(*gone, None);
-            }
-            self.blackholes = routes.keys().copied().collect();
-            for (id, route) in routes {
-                self.reconciler.set_want(id, Some(route));
-            }
-        }
-    }
-
-    /// For what to look at the packet filter's rules, if that is due.
-    pub(super) fn next_rules(&mut self, now: Instant) -> Option<PodNetwork> {
-        self.rules.next(now)
-    }
-
-    /// What came of that.
-    pub(super) fn ruled(
-        &mut self,
-        pods: PodNetwork,
-        result: Result<Kept, FirewallError>,
-        started: Instant,
-        now: Instant,
-    ) {
-        self.rules.kept(pods, result, started, now, &mut self.reasons);
     }
 
     /// Takes the kernel's answer about the host.

@@ -9,8 +9,7 @@ use ipnet::IpNet;
 
 use super::{Foreign, ProgrammerHarness, network, subnet};
 use crate::{
-    Applied, Changed, DEFAULT_PROTOCOL, Family, Hop, Hops, Object, Op, OpErrorKind, Route, RouteId,
-    RouteKind, Scope,
+    Applied, Changed, DEFAULT_PROTOCOL, Family, Hop, Object, Op, OpErrorKind, Route, RouteId, Scope,
 };
 
 /// How long an announcement may take.
@@ -69,12 +68,7 @@ pub(super) fn route(harness: &dyn ProgrammerHarness, family: Family, n: u16, gat
 pub(super) fn blackhole(family: Family, n: u16, protocol: u8) -> Route {
     Route {
         id: RouteId::to(subnet(family, n)),
-        kind: RouteKind::Blackhole,
-        protocol,
-        hops: Hops::None,
-        source: None,
-        scope: 0,
-        decorated: false,
+        ..Route::blackhole(subnet(family, n), protocol)
     }
 }
 
