@@ -79,15 +79,15 @@ async fn clean(flags: &Flags, dry_run: bool) -> Result<Cleaned, CleanupError> {
     let suffix = files.names_suffix();
     let firewall = suffix.map(|suffix| firewall(&flags.rules, suffix.as_deref(), &files.tables_file()));
     let rules = match &firewall {
-        Some(firewall) => firewall.leftovers(&networks).await?,
-        None => Vec::new(),
+        Some(firewall) => firewall.leftovers(&networks).await,
+        None => Ok(Vec::new()),
     };
     let netlink = Netlink::open()?;
     let routes = routes(&netlink, flags.route_protocol, &networks).await?;
     let paths = files.paths();
     let mut cleaned = Cleaned::default();
     if dry_run {
-        rules.iter().for_each(|rule| cleaned.would_remove(rule));
+        rules?.iter().for_each(|rule| cleaned.would_remove(rule));
         routes
             .iter()
             .for_each(|route| cleaned.would_remove(format_args!("route {}", shown(route))));
@@ -98,8 +98,10 @@ async fn clean(flags: &Flags, dry_run: bool) -> Result<Cleaned, CleanupError> {
         if let Err(error) = firewall.remove(&networks).await {
             cleaned.failures.push(error.to_string());
         }
-        let left = firewall.leftovers(&networks).await?;
-        let gone = rules.iter().filter(|rule| !left.contains(rule));
+        // Why they cannot be read, if so, is why they cannot be removed.
+        let left = firewall.leftovers(&networks).await.unwrap_or_default();
+        let before = rules.unwrap_or_default();
+        let gone = before.iter().filter(|rule| !left.contains(rule));
         gone.for_each(|rule| cleaned.removed(rule));
     }
     cleaned.apply(&netlink, &routes).await;
