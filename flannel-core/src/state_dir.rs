@@ -50,6 +50,14 @@ pub enum StateDirError {
         /// The directory that it holds.
         directory: PathBuf,
     },
+    /// Something of it cannot be removed.
+    #[error("cannot remove {path}: {source}")]
+    Left {
+        /// What.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// It cannot be used.
     #[error("cannot use {path}, which holds the state: {source}; give a writable directory with --state-dir")]
     Io {

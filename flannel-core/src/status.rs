@@ -230,6 +230,8 @@ pub enum Reason {
     /// most filters accept what they know nothing of, and one that is seen not to is a reason of
     /// its own.
     ForwardRules(String),
+    /// Somebody else undoes rules of ours as often as they are put right.
+    RulesUndone(String),
 }
 
 impl Reason {
@@ -249,6 +251,7 @@ impl Reason {
             | Self::Forwarding(_)
             | Self::Filter(_)
             | Self::ForwardRules(_)
+            | Self::RulesUndone(_)
             | Self::Conflicts { .. } => false,
             Self::Routes { failed, desired, .. } => *failed >= *desired,
             Self::Config(_)
@@ -288,6 +291,7 @@ impl Reason {
             Self::Filter(_) => "filter",
             Self::Masquerade(_) => "masquerade",
             Self::ForwardRules(_) => "forward_rules",
+            Self::RulesUndone(_) => "rules_undone",
         }
     }
 }
@@ -313,7 +317,8 @@ impl fmt::Display for Reason {
             | Self::Forwarding(text)
             | Self::Filter(text)
             | Self::Masquerade(text)
-            | Self::ForwardRules(text) => f.write_str(text),
+            | Self::ForwardRules(text)
+            | Self::RulesUndone(text) => f.write_str(text),
             Self::Routes {
                 failed,
                 desired,

@@ -67,7 +67,7 @@ impl Host {
     fn run_once(&self, purpose: &str) {
         let state = self.open(purpose);
         state.make_way_for(&self.env()).unwrap();
-        state.names_suffix().unwrap();
+        state.names_suffix(&self.env()).unwrap();
         fs::write(
             self.env(),
             "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.7.1/24\n",
@@ -114,6 +114,47 @@ fn directories_that_were_there_before_or_hold_something_of_others_stay() {
         .extend(["run/flannel", "run/flannel/of-others"].map(|name| host.path(name).display().to_string()));
     expected.sort();
     assert_eq!(host.tree(), expected);
+}
+
+/// As after a reboot, of which what lies in memory is gone.
+#[test]
+fn a_directory_that_others_have_made_at_the_place_of_ours_stays() {
+    let host = Host::new();
+    host.run_once(PURPOSE);
+    let kept = host.path("kept");
+    fs::rename(host.path("run"), &kept).unwrap();
+    fs::create_dir_all(host.path("run/flannel")).unwrap();
+    let left = host.find(PURPOSE);
+    let of_others = [host.path("run"), host.path("run/flannel")];
+    assert!(
+        !left.paths().iter().any(|path| of_others.contains(path)),
+        "{:?}",
+        left.paths()
+    );
+    left.remove().unwrap();
+    assert!(of_others.iter().all(|path| path.is_dir()));
+}
+
+#[test]
+fn links_and_directories_elsewhere_are_not_taken_for_what_was_made() {
+    let host = Host::new();
+    host.run_once(PURPOSE);
+    fs::create_dir(host.path("elsewhere")).unwrap();
+    let made = host.root().join("made");
+    let line = fs::read_to_string(&made).unwrap();
+    fs::write(&made, line.replace("run/flannel", "elsewhere")).unwrap();
+    let target = host.path("moved");
+    let state = host
+        .find(PURPOSE)
+        .paths()
+        .into_iter()
+        .find(|path| path.is_dir())
+        .unwrap();
+    fs::rename(&state, &target).unwrap();
+    std::os::unix::fs::symlink(&target, &state).unwrap();
+    host.find(PURPOSE).remove().unwrap();
+    assert!(host.path("elsewhere").is_dir() && target.is_dir());
+    assert!(!state.exists());
 }
 
 #[test]
@@ -192,46 +233,53 @@ fn a_daemon_that_runs_is_left_alone_and_named() {
 fn flannels_names_are_the_first_daemons_and_each_other_keeps_its_suffix() {
     let host = Host::new();
     let first = host.open(PURPOSE);
-    assert_eq!(first.names_suffix().unwrap(), None);
+    assert_eq!(first.names_suffix(&host.env()).unwrap(), None);
     let second = host.open(OTHER);
-    let suffix = second.names_suffix().unwrap().unwrap();
+    let names = |state: &StateDir| state.names_suffix(&host.path("other.env")).unwrap();
+    let suffix = names(&second).unwrap();
     assert!(
         suffix.len() == 8 && suffix.bytes().all(|byte| byte.is_ascii_hexdigit()),
         "{suffix}"
     );
     drop(first);
-    assert_eq!(second.names_suffix().unwrap().as_ref(), Some(&suffix));
+    assert_eq!(names(&second).as_ref(), Some(&suffix));
     drop(second);
     let second = host.open(OTHER);
-    assert_eq!(
-        second.names_suffix().unwrap().as_ref(),
-        Some(&suffix),
-        "though nobody has flannel's"
-    );
-    assert_eq!(host.open(PURPOSE).names_suffix().unwrap(), None);
+    assert_eq!(names(&second), Some(suffix), "though nobody holds flannel's");
+    assert_eq!(host.open(PURPOSE).names_suffix(&host.env()).unwrap(), None);
 }
 
 #[test]
-fn a_new_daemon_takes_flannels_names_from_one_that_does_not_run() {
+fn a_daemon_that_does_not_run_keeps_flannels_names_since_its_rules_stay() {
     let host = Host::new();
-    drop(host.open(PURPOSE).names_suffix().unwrap());
+    drop(host.open(PURPOSE).names_suffix(&host.env()).unwrap());
     let second = host.open(OTHER);
-    assert_eq!(second.names_suffix().unwrap(), None);
+    assert!(second.names_suffix(&host.path("other.env")).unwrap().is_some());
+    assert_eq!(host.find(PURPOSE).names_suffix(), Some(None));
+    assert_eq!(host.open(PURPOSE).names_suffix(&host.env()).unwrap(), None);
+}
+
+#[test]
+fn a_successor_in_the_same_subnet_env_takes_flannels_names_over() {
+    let host = Host::new();
+    drop(host.open(PURPOSE).names_suffix(&host.env()).unwrap());
+    let successor = host.open(OTHER);
+    assert_eq!(successor.names_suffix(&host.env()).unwrap(), None);
     assert_eq!(
         host.find(PURPOSE).names_suffix(),
         None,
         "its rules are another's by now"
     );
-    assert!(host.open(PURPOSE).names_suffix().unwrap().is_some());
+    assert!(host.open(PURPOSE).names_suffix(&host.env()).unwrap().is_some());
 }
 
 #[test]
 fn rules_are_removed_under_the_names_that_the_daemon_had() {
     let host = Host::new();
     let first = host.open(PURPOSE);
-    first.names_suffix().unwrap();
+    first.names_suffix(&host.env()).unwrap();
     let second = host.open(OTHER);
-    let suffix = second.names_suffix().unwrap();
+    let suffix = second.names_suffix(&host.path("other.env")).unwrap();
     drop(second);
     assert_eq!(host.find(OTHER).names_suffix(), Some(suffix));
     drop(host.open("never made rules"));
@@ -249,5 +297,5 @@ fn a_corrupt_memory_of_names_is_as_good_as_none() {
     let host = Host::new();
     let state = host.open(PURPOSE);
     fs::write(state.path().join("names"), "; flush ruleset").unwrap();
-    assert_eq!(state.names_suffix().unwrap(), None);
+    assert_eq!(state.names_suffix(&host.env()).unwrap(), None);
 }

@@ -237,6 +237,60 @@ async fn rules_that_cannot_be_looked_at_for_a_moment_do_not_count() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn rules_that_cannot_be_kept_are_tried_again_every_resync_and_soon_after_a_change() {
+    let running = Running::ready(CONFIG, FakeFirewall::masquerading()).await;
+    running.firewall.fail(Some(refused()));
+    sleep(Duration::from_secs(60)).await;
+    let before = running.firewall.looks();
+    sleep(Duration::from_secs(60)).await;
+    let looks = running.firewall.looks() - before;
+    assert!((11..=13).contains(&looks), "{looks}");
+    for announce in [
+        (|running: &Running| running.kernel.change_table(Some("ip fake"))) as fn(&Running),
+        |running| running.handle.audit(),
+    ] {
+        // Just after a try.
+        let looks = running.firewall.looks();
+        while running.firewall.looks() == looks {
+            sleep(Duration::from_millis(10)).await;
+        }
+        let looks = running.firewall.looks();
+        announce(&running);
+        sleep(Duration::from_millis(400)).await;
+        assert_eq!(running.firewall.looks(), looks + 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn somebody_who_undoes_rules_again_and_again_is_told_of_until_that_is_over() {
+    let running = Running::ready(CONFIG, FakeFirewall::masquerading()).await;
+    for repairs in 1..=10 {
+        assert_eq!(
+            running.handle.status().reasons,
+            [],
+            "after {} repairs",
+            repairs - 1
+        );
+        running.firewall.flush();
+        running.kernel.change_table(Some("ip fake"));
+        running
+            .until(|status| status.counters.rule_repairs == repairs)
+            .await;
+    }
+    let status = running
+        .until(|status| matches!(&*status.reasons, [Reason::RulesUndone(_)]))
+        .await;
+    assert_eq!(status.readiness(), Readiness::Degraded);
+    let begin = Instant::now();
+    let calm = timeout(
+        Duration::from_secs(70),
+        running.handle.wait_for(|status| status.reasons.is_empty()),
+    );
+    assert!(calm.await.is_ok());
+    assert!(begin.elapsed() > Duration::from_secs(50), "{:?}", begin.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_the_firewall_sees_of_other_filters_is_told_of_like_what_the_kernel_shows() {
     let filter = |accepts: &[&str]| Filter {
         families: vec![Family::V4],

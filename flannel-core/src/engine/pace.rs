@@ -14,8 +14,9 @@ const LONGEST_DELAY: Duration = Duration::from_secs(30);
 const SHORTEST_GAP: Duration = Duration::from_millis(50);
 const LONGEST_GAP: Duration = Duration::from_millis(500);
 
-/// The same for looks that run programs, and take a part of that second themselves.
-const LONGEST_GAP_OF_PROGRAMS: Duration = Duration::from_millis(250);
+/// The same after a look by which something was put right, which may be needed again at once, and by
+/// programs that take a part of that second themselves.
+const LONGEST_GAP_AFTER_REPAIR: Duration = Duration::from_millis(250);
 const GAP_PER_LOOK: u32 = 20;
 
 /// Delays that double, from 100 ms to 30 s.
@@ -36,33 +37,14 @@ impl Backoff {
 }
 
 /// Keeps a repeated look from taking over. The first is never delayed.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Pace {
-    longest_gap: Duration,
     /// When the last look ended, and what has to pass before the next.
     last: Option<(Instant, Duration)>,
     backoff: Backoff,
 }
 
-impl Default for Pace {
-    fn default() -> Self {
-        Self {
-            longest_gap: LONGEST_GAP,
-            last: None,
-            backoff: Backoff::default(),
-        }
-    }
-}
-
 impl Pace {
-    /// For looks that run programs.
-    pub(super) fn of_programs() -> Self {
-        Self {
-            longest_gap: LONGEST_GAP_OF_PROGRAMS,
-            ..Self::default()
-        }
-    }
-
     /// The earliest time for the next look: as soon as may be when it is `wanted`, and otherwise
     /// when one is due anyway.
     pub(super) fn next(&self, wanted: bool, every: Duration) -> Instant {
@@ -78,10 +60,17 @@ impl Pace {
 
     /// A look has ended.
     pub(super) fn ended(&mut self, started: Instant, now: Instant) {
+        self.ended_within(started, now, LONGEST_GAP);
+    }
+
+    /// A look has ended by which something was put right.
+    pub(super) fn repaired(&mut self, started: Instant, now: Instant) {
+        self.ended_within(started, now, LONGEST_GAP_AFTER_REPAIR);
+    }
+
+    fn ended_within(&mut self, started: Instant, now: Instant, longest: Duration) {
         let took = now.saturating_duration_since(started);
-        let gap = took
-            .saturating_mul(GAP_PER_LOOK)
-            .clamp(SHORTEST_GAP, self.longest_gap);
+        let gap = took.saturating_mul(GAP_PER_LOOK).clamp(SHORTEST_GAP, longest);
         self.last = Some((now, gap));
         self.backoff = Backoff::default();
     }

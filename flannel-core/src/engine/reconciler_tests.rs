@@ -937,6 +937,8 @@ impl Play {
         match op {
             Op::Add(_) if there.is_some() => return Err(OpErrorKind::Exists),
             Op::Add(object) | Op::Replace { to: object, .. } => {
+                // What was seen there is gone; whether it comes back unheard, nobody knows before the next dump.
+                self.seen.retain(|seen| seen.id() != op.id());
                 self.kernel.insert(op.id(), object.clone());
                 self.fixture.changed(Changed::Appeared(object.clone()));
             }

@@ -1,17 +1,25 @@
 //! The rules that pods need in the packet filter: when they are looked at, and what came of it. No I/O.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use super::pace::Pace;
+use super::pace::{Backoff, Pace};
 use super::reasons::{RULES_NOT_IN_PLACE_YET, Reasons};
 use crate::{Filter, Firewall, FirewallError, Kept, PodNetwork, Reason};
 
 /// So long the rules may not be to be had before that counts: somebody else may hold the lock.
 const BEHIND: Duration = Duration::from_secs(2);
+
+/// After a failure, something new is tried after this all the same.
+const HURRIED_RETRY: Duration = Duration::from_millis(250);
+
+/// So many repairs within so long a time are a fight: rules of ours are gone between them.
+const FIGHT: usize = 10;
+const FIGHT_WITHIN: Duration = Duration::from_secs(60);
 
 /// Repairs in a row are told of so often.
 const TELL_EVERY: Duration = Duration::from_secs(30);
@@ -24,13 +32,26 @@ pub(super) struct Rules {
     /// What they were last made for.
     kept: Option<PodNetwork>,
     look_wanted: bool,
+    /// What is looked at now, or was last.
+    tried: Option<PodNetwork>,
     looking: bool,
     looks: Pace,
-    failing_since: Option<Instant>,
+    failing: Option<Failing>,
+    /// The last repairs.
+    repaired: VecDeque<Instant>,
     filters: Vec<Filter>,
     /// How often they were put right.
     pub(super) repairs: u64,
     told: Option<Instant>,
+}
+
+/// Looks that come to nothing.
+#[derive(Debug, Clone, Copy)]
+struct Failing {
+    since: Instant,
+    last: Instant,
+    retry: Instant,
+    backoff: Backoff,
 }
 
 impl Rules {
@@ -40,9 +61,11 @@ impl Rules {
             wanted: None,
             kept: None,
             look_wanted: false,
+            tried: None,
             looking: false,
-            looks: Pace::of_programs(),
-            failing_since: None,
+            looks: Pace::default(),
+            failing: None,
+            repaired: VecDeque::new(),
             filters: Vec::new(),
             repairs: 0,
             told: None,
@@ -70,23 +93,41 @@ impl Rules {
     /// Whether to look at them now, and for what they are to be.
     pub(super) fn next(&mut self, now: Instant) -> Option<PodNetwork> {
         let resync = self.firewall.as_ref()?.resync();
-        if self.looking || !self.looks.is_due(self.is_due(), resync, now) {
+        let due = match &self.failing {
+            None => self.looks.is_due(self.is_news(), resync, now),
+            Some(_) => self.wake().is_some_and(|at| now >= at),
+        };
+        if self.looking || !due {
             return None;
         }
         self.look_wanted = false;
         self.looking = self.wanted.is_some();
+        self.tried.clone_from(&self.wanted);
         self.wanted.clone()
     }
 
     /// When [`Rules::next`] has something to say.
     pub(super) fn wake(&self) -> Option<Instant> {
         let resync = self.firewall.as_ref()?.resync();
-        let idle = self.wanted.is_some() && !self.looking;
-        idle.then(|| self.looks.next(self.is_due(), resync))
+        if self.wanted.is_none() || self.looking {
+            return None;
+        }
+        Some(match &self.failing {
+            None => self.looks.next(self.is_news(), resync),
+            Some(failing) if self.is_news() => failing.retry.min(failing.last + HURRIED_RETRY),
+            Some(failing) => failing.retry,
+        })
     }
 
-    fn is_due(&self) -> bool {
-        self.look_wanted || self.wanted != self.kept || self.failing_since.is_some()
+    /// When a fight is over unless it goes on.
+    pub(super) fn calm_at(&self) -> Option<Instant> {
+        let first = self.repaired.front().filter(|_| self.repaired.len() >= FIGHT);
+        first.map(|at| *at + FIGHT_WITHIN)
+    }
+
+    /// Whether something has changed since the last look.
+    fn is_news(&self) -> bool {
+        self.look_wanted || self.wanted != self.tried
     }
 
     /// What came of a look.
@@ -101,8 +142,12 @@ impl Rules {
         self.looking = false;
         match result {
             Ok(Kept { written, filters }) => {
-                self.looks.ended(started, now);
-                self.failing_since = None;
+                if written.is_empty() {
+                    self.looks.ended(started, now);
+                } else {
+                    self.looks.repaired(started, now);
+                }
+                self.failing = None;
                 let repair = self.kept.as_ref() == Some(&pods);
                 self.tell(&written, repair, now);
                 self.filters = filters;
@@ -110,9 +155,20 @@ impl Rules {
                 reasons.clear(is_of_rules);
             }
             Err(error) => {
-                self.looks.failed(now);
-                let since = *self.failing_since.get_or_insert(now);
-                if self.kept.is_none() || now >= since + BEHIND {
+                let mut failing = self.failing.unwrap_or(Failing {
+                    since: now,
+                    last: now,
+                    retry: now,
+                    backoff: Backoff::default(),
+                });
+                let resync = self
+                    .firewall
+                    .as_ref()
+                    .map_or(BEHIND, |firewall| firewall.resync());
+                failing.last = now;
+                failing.retry = now + failing.backoff.next_delay().min(resync);
+                self.failing = Some(failing);
+                if self.kept.is_none() || now >= failing.since + BEHIND {
                     reasons.set(self.reason(error.to_string()));
                 } else {
                     debug!(%error, "rules not looked at");
@@ -121,8 +177,18 @@ impl Rules {
         }
     }
 
-    /// That they are still to be made.
-    pub(super) fn judge(&self, reasons: &mut Reasons) {
+    /// That they are still to be made, or that somebody undoes them all the time.
+    pub(super) fn judge(&mut self, reasons: &mut Reasons, now: Instant) {
+        self.repaired.retain(|at| now < *at + FIGHT_WITHIN);
+        let fight = (self.repaired.len() >= FIGHT).then(|| {
+            Reason::RulesUndone(format!(
+                "rules of ours in the packet filter were put right {FIGHT} times and more within {} s, and are \
+                 missing in between: somebody else changes them, such as another flanneld of this host with a \
+                 --state-dir of its own; `nft monitor` shows who",
+                FIGHT_WITHIN.as_secs()
+            ))
+        });
+        reasons.hold(fight, |reason| matches!(reason, Reason::RulesUndone(_)));
         if self.are_unknown() && self.wanted.is_some() && !reasons.any(is_of_rules) {
             reasons.set(self.reason(RULES_NOT_IN_PLACE_YET.to_owned()));
         }
@@ -131,7 +197,7 @@ impl Rules {
     /// Whether they have never been made, nor was it impossible: nothing can be said yet of what packets
     /// meet.
     pub(super) const fn are_unknown(&self) -> bool {
-        self.firewall.is_some() && self.kept.is_none() && self.failing_since.is_none()
+        self.firewall.is_some() && self.kept.is_none() && self.failing.is_none()
     }
 
     /// Chains that drop forwarded packets, and that the host's facts do not show.
@@ -161,6 +227,10 @@ impl Rules {
             return;
         }
         self.repairs += 1;
+        self.repaired.push_back(now);
+        if self.repaired.len() > FIGHT {
+            self.repaired.pop_front();
+        }
         if self.told.is_none_or(|told| now >= told + TELL_EVERY) {
             self.told = Some(now);
             let repairs = self.repairs;

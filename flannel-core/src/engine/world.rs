@@ -495,6 +495,7 @@ impl World {
         let all = [
             self.surroundings.wake(),
             self.rules.wake(),
+            self.rules.calm_at().filter(ahead),
             kernel,
             store,
             expiry.filter(ahead),

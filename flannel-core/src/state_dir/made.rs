@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// Lists them, one in each line, below the root of the states.
+/// Lists them below the root of the states: in each line which one it is, and its path.
 pub(super) const MADE: &str = "made";
 
 /// Makes a directory and whatever is missing above it, and notes in `root` what was.
@@ -12,23 +12,42 @@ pub(super) fn make(root: &Path, directory: &Path) -> io::Result<()> {
     let missing = missing(root).into_iter().chain(missing_beside(root, directory));
     let missing: Vec<PathBuf> = missing.collect();
     fs::create_dir_all(root)?;
-    if !missing.is_empty() {
-        let noted = noted(root);
-        let mut file = File::options().append(true).create(true).open(root.join(MADE))?;
-        for directory in missing.iter().filter(|directory| !noted.contains(directory)) {
-            writeln!(file, "{}", directory.display())?;
-        }
+    fs::create_dir_all(directory)?;
+    if missing.is_empty() {
+        return Ok(());
     }
-    fs::create_dir_all(directory)
+    let mut file = File::options().append(true).create(true).open(root.join(MADE))?;
+    for directory in missing {
+        writeln!(file, "{} {}", identity(&directory)?, directory.display())?;
+    }
+    Ok(())
 }
 
-/// What was noted in `root`, in the order in which it was made.
+/// What was noted in `root` and is there still, in the order in which it was made.
 pub(super) fn noted(root: &Path) -> Vec<PathBuf> {
     let text = fs::read_to_string(root.join(MADE)).unwrap_or_default();
-    text.lines()
-        .filter(|line| !line.is_empty())
-        .map(PathBuf::from)
-        .collect()
+    let noted = text.lines().filter_map(|line| line.split_once(' '));
+    let still_there = |(made, path): (&str, &str)| {
+        let path = PathBuf::from(path);
+        let same = identity(&path).is_ok_and(|identity| identity == made);
+        same.then_some(path)
+    };
+    noted.filter_map(still_there).collect()
+}
+
+/// Tells a directory from one that somebody makes at its place, as after a reboot.
+fn identity(directory: &Path) -> io::Result<String> {
+    let metadata = fs::symlink_metadata(directory)?;
+    if !metadata.is_dir() {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        Ok(format!("{:x}:{:x}", metadata.dev(), metadata.ino()))
+    }
+    #[cfg(not(unix))]
+    Ok("0:0".to_owned())
 }
 
 /// What lies in `root` goes with it.

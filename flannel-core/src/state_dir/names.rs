@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{NAME_LEN, StateDir, StateDirError};
-use crate::subnet_env::write_atomically;
+use crate::subnet_env::{write_atomically, write_where_different};
 
 /// Below the root, locked by whoever has flannel's own names.
 pub(super) const LOCK: &str = "names";
@@ -13,18 +13,21 @@ pub(super) const LOCK: &str = "names";
 /// In a state: the suffix, empty for flannel's own names.
 pub(super) const SUFFIX: &str = "names";
 
+/// In a state: where its daemon writes `subnet.env`, as no other does.
+const SUBNET_ENV: &str = "subnet-env";
+
 /// Letters and digits of a suffix.
 const SUFFIX_LEN: usize = 8;
 
 impl StateDir {
     /// The suffix of the names of this daemon's chains and tables in the packet filter. `None`: they
-    /// have flannel's own. Those are the first daemon's, and no other has them while it runs; who once
-    /// has a suffix keeps it.
+    /// have flannel's own. Those are the first daemon's, also while it does not run, since its rules
+    /// stay; and its successor's in the same `subnet_env`. Who once has a suffix keeps it.
     ///
     /// # Errors
     ///
     /// [`StateDirError::Io`].
-    pub fn names_suffix(&self) -> Result<Option<String>, StateDirError> {
+    pub fn names_suffix(&self, subnet_env: &Path) -> Result<Option<String>, StateDirError> {
         let failed = |source| StateDirError::Io {
             path: self.path.clone(),
             source,
@@ -32,20 +35,41 @@ impl StateDir {
         if let Some(suffix) = remembered(&self.path).filter(|suffix| !suffix.is_empty()) {
             return Ok(Some(suffix));
         }
+        let place = subnet_env.display().to_string();
+        write_where_different(&self.path.join(SUBNET_ENV), place.as_bytes()).map_err(failed)?;
+        let others = || states(&self.root).filter(|state| *state != self.path && has_flannels(state));
+        let is_former = |state: &PathBuf| {
+            let its = fs::read_to_string(state.join(SUBNET_ENV));
+            its.is_ok_and(|its| its == place)
+        };
+        let taken = !has_flannels(&self.path) && others().any(|state| !is_former(&state));
         let suffix = match self.names.try_lock() {
-            Ok(()) => {
-                take_from_others(&self.root, &self.path).map_err(failed)?;
+            Ok(()) if !taken => {
+                // It will find that it has none.
+                for former in others().filter(is_former) {
+                    fs::remove_file(former.join(SUFFIX)).map_err(failed)?;
+                }
                 String::new()
             }
-            Err(TryLockError::WouldBlock) => {
-                let name = self.path.file_name().unwrap_or_default().to_string_lossy();
-                name.chars().take(SUFFIX_LEN).collect()
+            Ok(()) => {
+                self.names.unlock().map_err(failed)?;
+                self.own_suffix()
             }
+            Err(TryLockError::WouldBlock) => self.own_suffix(),
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         };
         write_atomically(&self.path.join(SUFFIX), format!("{suffix}\n").as_bytes()).map_err(failed)?;
         Ok((!suffix.is_empty()).then_some(suffix))
     }
+
+    fn own_suffix(&self) -> String {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        name.chars().take(SUFFIX_LEN).collect()
+    }
+}
+
+fn has_flannels(state: &Path) -> bool {
+    remembered(state).is_some_and(|suffix| suffix.is_empty())
 }
 
 /// The suffix that a state remembers.
@@ -58,7 +82,7 @@ pub(super) fn remembered(state: &Path) -> Option<String> {
 
 /// Whether flannel's own names are nobody's below `root`.
 pub(super) fn are_free(root: &Path) -> bool {
-    let claimed = states(root).any(|state| remembered(&state).is_some_and(|suffix| suffix.is_empty()));
+    let claimed = states(root).any(|state| has_flannels(&state));
     let held = || {
         let lock = File::open(root.join(LOCK));
         lock.is_ok_and(|lock| lock.try_lock().is_err())
@@ -83,14 +107,4 @@ pub(super) fn open(root: &Path) -> io::Result<File> {
         .create(true)
         .truncate(false)
         .open(root.join(LOCK))
-}
-
-/// Whoever had them does not run: it will find that it has none.
-fn take_from_others(root: &Path, own: &Path) -> io::Result<()> {
-    for state in states(root).filter(|state| state != own) {
-        if remembered(&state).is_some_and(|suffix| suffix.is_empty()) {
-            fs::remove_file(state.join(SUFFIX))?;
-        }
-    }
-    Ok(())
 }

@@ -115,8 +115,13 @@ impl Leftovers {
             paths.extend(shared.into_iter().filter(|path| path.is_file()));
         }
         // The innermost first: what is around them may be empty then.
-        for directory in made::noted(&self.root).into_iter().rev() {
-            if directory.is_dir() && entries(&directory).all(|entry| paths.contains(&entry)) {
+        let is_around = |directory: &PathBuf| {
+            let inside = [&self.root, &self.subnet_env];
+            inside.iter().any(|path| path.starts_with(directory))
+        };
+        let made = made::noted(&self.root).into_iter().rev();
+        for directory in made.filter(is_around) {
+            if entries(&directory).all(|entry| paths.contains(&entry)) {
                 paths.push(directory);
             }
         }
@@ -131,7 +136,8 @@ impl Leftovers {
     pub fn remove(self) -> Result<(), StateDirError> {
         let mut failure = None;
         for path in self.paths() {
-            let removed = if path.is_dir() {
+            let is_directory = fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir());
+            let removed = if is_directory {
                 fs::remove_dir(&path)
             } else {
                 fs::remove_file(&path)
@@ -139,7 +145,7 @@ impl Leftovers {
             if let Err(source) = removed
                 && source.kind() != io::ErrorKind::NotFound
             {
-                failure.get_or_insert(StateDirError::Io { path, source });
+                failure.get_or_insert(StateDirError::Left { path, source });
             }
         }
         failure.map_or(Ok(()), Err)

@@ -160,7 +160,7 @@ impl World {
         self.reasons
             .hold(routes, |reason| matches!(reason, Reason::Routes { .. }));
         self.judge_kernel(now);
-        self.rules.judge(&mut self.reasons);
+        self.rules.judge(&mut self.reasons, now);
         let rival = self.registrar.rival(now).map(str::to_owned);
         self.surroundings.check(
             self.registrar.own(),
