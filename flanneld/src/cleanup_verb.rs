@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 use std::io;
-use std::path::{PathBuf, absolute};
+use std::path::{Path, PathBuf, absolute};
 
 use flannel_core::{
     FirewallError, KernelError, Leftovers, Op, OpErrorKind, Ownership, Plan, RouteProgrammer, Scope, State,
@@ -35,6 +35,20 @@ pub enum CleanupError {
         states: PathBuf,
         /// Those of which something is known.
         others: String,
+    },
+    /// The same, and there is something that looks like it.
+    #[error(
+        "nothing is known of {purpose} in {states}, and nothing was removed; but rules with flannel's names are there, \
+         such as `{rule}`: if its state was lost, start the daemon once with its flags, stop it, and clean up then",
+        states = states.display()
+    )]
+    Lost {
+        /// Store and subnet file.
+        purpose: String,
+        /// Where the states of all daemons are.
+        states: PathBuf,
+        /// The first of them.
+        rule: String,
     },
     /// The asynchronous runtime, or the current directory.
     #[error("cannot start: {0}")]
@@ -73,7 +87,7 @@ async fn clean(flags: &Flags, dry_run: bool) -> Result<Cleaned, CleanupError> {
     let purpose = purpose(flags);
     let subnet_file = absolute(&flags.subnet_file)?;
     let Some(files) = Leftovers::find(&flags.state_dir, &purpose, &subnet_file)? else {
-        return nothing_of(&purpose, flags);
+        return nothing_of(&purpose, flags).await;
     };
     let networks = files.networks();
     let suffix = files.names_suffix();
@@ -114,14 +128,23 @@ async fn clean(flags: &Flags, dry_run: bool) -> Result<Cleaned, CleanupError> {
     Ok(cleaned)
 }
 
-/// Says so where a daemon has never run here, or has been cleaned up. Where others have, its flags may be mistaken.
-fn nothing_of(purpose: &str, flags: &Flags) -> Result<Cleaned, CleanupError> {
+/// Says so where a daemon has never run here, or has been cleaned up. Where others have, its flags may be mistaken; and
+/// where there are rules all the same, its state was lost.
+async fn nothing_of(purpose: &str, flags: &Flags) -> Result<Cleaned, CleanupError> {
     let others = StateDir::purposes(&flags.state_dir);
     if !others.is_empty() {
         return Err(CleanupError::Unknown {
             purpose: purpose.to_owned(),
             states: flags.state_dir.clone(),
             others: others.join(", "),
+        });
+    }
+    let rules = firewall(&flags.rules, None, Path::new("")).leftovers(&[]).await?;
+    if let Some(rule) = rules.first() {
+        return Err(CleanupError::Lost {
+            purpose: purpose.to_owned(),
+            states: flags.state_dir.clone(),
+            rule: rule.to_string(),
         });
     }
     let mut cleaned = Cleaned::default();

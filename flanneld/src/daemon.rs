@@ -92,7 +92,7 @@ async fn serve(flags: &Flags, notify: &Notify, log: LogHandle) -> Result<(), Dae
         let state = instance::take(&flags.state_dir, &purpose, deadline).await?;
         let (state, remembered, names) = off_the_loop(move || {
             state.make_way_for(&subnet_file)?;
-            let names = state.names_suffix()?;
+            let names = state.names_suffix(&subnet_file)?;
             let remembered = Options::of(&state).with_subnet_env(subnet_file);
             Ok::<_, StateDirError>((state, remembered, names))
         })

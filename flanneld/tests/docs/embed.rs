@@ -111,8 +111,9 @@ fn rules_are_kept_and_removed_as_the_page_shows() {
     let on_a_host = async {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().join("state");
+        let subnet_env = directory.path().join("subnet.env");
         let state = StateDir::open(&root, "a network").unwrap();
-        let engine = firewall::guard(Hosts::new("host-gw").engine(0, PlainRoutes), &state).unwrap();
+        let engine = firewall::guard(Hosts::new("host-gw").engine(0, PlainRoutes), &state, &subnet_env).unwrap();
         let handle = engine.handle();
         let running = tokio::spawn(engine.run(std::future::pending()));
         let ready = handle.wait_for(Status::is_ready);
@@ -124,7 +125,6 @@ fn rules_are_kept_and_removed_as_the_page_shows() {
         running.abort();
         let _ = running.await;
         drop(state);
-        let subnet_env = directory.path().join("subnet.env");
         firewall::remove(&root, "a network", &subnet_env).await.unwrap();
         assert!(!rules().contains("FLANNEL"), "{}", rules());
         assert!(!root.exists());

@@ -4,9 +4,9 @@ use flannel_core::{Engine, Leftovers, StateDir, StateDirError};
 use flannel_firewall::{HostFirewall, Names, RuleOptions};
 
 /// Has the engine keep the rules that pods need.
-pub fn guard(engine: Engine, state: &StateDir) -> Result<Engine, StateDirError> {
+pub fn guard(engine: Engine, state: &StateDir, subnet_env: &Path) -> Result<Engine, StateDirError> {
     // flannel's own chains; a further daemon of the host has others.
-    let names = match state.names_suffix()? {
+    let names = match state.names_suffix(subnet_env)? {
         None => Names::flannels(),
         Some(suffix) => Names::with_suffix(&suffix),
     };
