@@ -71,8 +71,11 @@ impl HostFirewall {
         }
     }
 
-    /// Remembers in this file which tables and chains iptables has made in nftables because of us, for
-    /// [`HostFirewall::remove`] to leave none behind. That takes `nft`; without it they stay, empty.
+    /// Remembers in this file, until the next boot, where rules of ours are, for [`HostFirewall::remove`] to
+    /// fail where their program is gone by then; and which tables and chains iptables has made in nftables
+    /// because of us, for it to leave none behind. That takes `nft`; without it they stay, empty.
+    ///
+    /// Others of this host may use the same file, whose directory is locked while it is rewritten.
     #[must_use]
     pub fn remembering(mut self, file: impl Into<PathBuf>) -> Self {
         self.origin = Origin::in_file(file.into());

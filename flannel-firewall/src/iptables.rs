@@ -42,17 +42,30 @@ pub(crate) struct Seen {
 /// `stale` says when); `former` are networks that had such rules, besides the one of these rules. Of
 /// the operator's rules none is removed, changed or moved.
 pub(crate) fn transaction(rules: &Ruleset, names: &Names, seen: &Seen, former: &[IpNet]) -> Option<String> {
-    let networks: Vec<IpNet> = rules.network.into_iter().chain(former.iter().copied()).collect();
-    let mut old = Old::of(&networks, names);
-    // Two rules without comments may be what the operator has instead of ours.
-    old.pairs = !rules.forward.is_empty();
+    let old = Old::replaced_by(rules, names, former);
     written(&parts(rules, names, seen, &old))
 }
 
+/// What [`transaction`] removes from the built-in chains that does not bear flannel's comment, so that
+/// people find it missing: the commands, without program and table, that would make it anew
+/// (`-A FORWARD -s 10.244.0.0/16 -j ACCEPT`).
+pub(crate) fn outdated(rules: &Ruleset, names: &Names, seen: &Seen, former: &[IpNet]) -> Vec<String> {
+    let old = Old::replaced_by(rules, names, former);
+    let mut commands = Vec::new();
+    for part in parts(rules, names, seen, &old) {
+        let deleted = part.changes();
+        let deleted = deleted.iter().filter_map(|line| line.strip_prefix("-D "));
+        let strange = deleted.filter(|text| !text.contains(part.comment));
+        commands.extend(strange.map(|text| format!("-A {text}")));
+    }
+    commands
+}
+
 /// What `iptables-restore --noflush` reads to remove all that is ours; None where there is nothing.
-/// `networks` are those of which a flannel before v0.20 may have left rules, the present one included.
+/// `networks` are those of which a flannel before v0.20 may have left rules, the present one included;
+/// of rules without comments, only what is flannel's beyond doubt (the module `stale` says when).
 pub(crate) fn removal(family: Family, names: &Names, seen: &Seen, networks: &[IpNet]) -> Option<String> {
-    let old = Old::of(networks, names);
+    let old = Old::beyond_doubt(names, seen, networks);
     written(&parts(&Ruleset::none(family), names, seen, &old))
 }
 
@@ -64,7 +77,7 @@ pub(crate) fn leftovers(
     seen: &Seen,
     networks: &[IpNet],
 ) -> Vec<String> {
-    let old = Old::of(networks, names);
+    let old = Old::beyond_doubt(names, seen, networks);
     let mut commands = Vec::new();
     for part in parts(&Ruleset::none(family), names, seen, &old) {
         let mut lines = Vec::new();

@@ -1,7 +1,8 @@
 //! `iptables` and `ip6tables`, of either variant, and what they say.
 
-use std::collections::BTreeMap;
-use std::fmt;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::{fmt, fs, io};
 
 use flannel_core::{Family, FirewallError};
 
@@ -35,6 +36,17 @@ pub(crate) enum Variant {
     Nftables,
     /// In its own tables.
     Legacy,
+}
+
+impl Variant {
+    /// The program that is named for it (`iptables-legacy`).
+    pub(crate) fn program(self, family: Family) -> String {
+        let variant = match self {
+            Self::Nftables => "nft",
+            Self::Legacy => "legacy",
+        };
+        format!("{}-{variant}", program(family))
+    }
 }
 
 /// A pair of programs, which read and write rules of one family.
@@ -92,11 +104,7 @@ impl Iptables {
         directories: &Directories,
         known: &mut Known,
     ) -> Result<Option<Self>, FirewallError> {
-        let name = match variant {
-            Variant::Nftables => format!("{}-nft", program(family)),
-            Variant::Legacy => format!("{}-legacy", program(family)),
-        };
-        match Self::named(family, &name, directories, known).await {
+        match Self::named(family, &variant.program(family), directories, known).await {
             Ok(found) => Ok(Some(found)),
             Err(FirewallError::Missing { .. }) => Ok(None),
             Err(error) => Err(error),
@@ -134,20 +142,25 @@ impl Iptables {
         self.kind.variant
     }
 
-    /// The program without which nobody sees its tables: of nftables, there are others.
-    pub(crate) fn lister_of_its_own(&self) -> Option<&str> {
-        (self.kind.variant == Variant::Legacy).then(|| self.list.name())
+    /// The name by which it was found.
+    pub(crate) fn program(&self) -> &str {
+        self.list.name()
     }
 
     /// Our chains, and those that lead there. Tables that the kernel does not have are not looked into,
-    /// since that would make them.
-    pub(crate) async fn seen(&self, names: &Names) -> Result<Seen, FirewallError> {
+    /// since that would make them; those that have been `written` are there.
+    pub(crate) async fn seen(
+        &self,
+        names: &Names,
+        written: &BTreeSet<&'static str>,
+    ) -> Result<Seen, FirewallError> {
         let mut seen = Seen::default();
-        if self.has("nat") {
+        let has = |table| Ok::<_, FirewallError>(written.contains(table) || self.has(table)?);
+        if has("nat")? {
             seen.postrouting = self.chain("nat", "POSTROUTING").await?.succeeded()?;
             seen.masquerade = self.own_chain("nat", &names.masquerade_chain()).await?;
         }
-        if self.has("filter") {
+        if has("filter")? {
             seen.forward = self.chain("filter", "FORWARD").await?.succeeded()?;
             seen.forwards = self.own_chain("filter", &names.forward_chain()).await?;
         }
@@ -157,7 +170,7 @@ impl Iptables {
     /// The chain FORWARD alone.
     pub(crate) async fn forward(&self) -> Result<Seen, FirewallError> {
         let mut seen = Seen::default();
-        if self.has("filter") {
+        if self.has("filter")? {
             seen.forward = self.chain("filter", "FORWARD").await?.succeeded()?;
         }
         Ok(seen)
@@ -208,16 +221,48 @@ impl Iptables {
     }
 
     /// Whether the kernel has a table. Of nftables, it is not asked: looking makes none there.
-    fn has(&self, table: &str) -> bool {
-        self.kind.variant == Variant::Nftables || {
-            let names = match self.family {
-                Family::V4 => "/proc/thread-self/net/ip_tables_names",
-                Family::V6 => "/proc/thread-self/net/ip6_tables_names",
-            };
-            let names = std::fs::read_to_string(names).unwrap_or_default();
-            names.lines().any(|name| name == table)
+    fn has(&self, table: &str) -> Result<bool, FirewallError> {
+        if self.kind.variant == Variant::Nftables {
+            return Ok(true);
+        }
+        let file = match self.family {
+            Family::V4 => "ip_tables_names",
+            Family::V6 => "ip6_tables_names",
+        };
+        let names = table_names(&NETS.map(Path::new), file)?;
+        Ok(names.lines().any(|name| name == table))
+    }
+}
+
+/// The tables of those that we write into which this text for [`Iptables::write`] is about.
+pub(crate) fn tables(text: &str) -> impl Iterator<Item = &'static str> {
+    let is_about = |table: &&str| text.lines().any(|line| line.strip_prefix('*') == Some(*table));
+    ["nat", "filter"].into_iter().filter(is_about)
+}
+
+/// Where the kernel tells of the network namespace of this thread; before Linux 3.17, only of the process.
+const NETS: [&str; 2] = ["/proc/thread-self/net", "/proc/self/net"];
+
+/// The file with the names of tables, in the first of these directories that is there. The kernel has no
+/// such file as long as it has no tables.
+fn table_names(nets: &[&Path], file: &str) -> Result<String, FirewallError> {
+    let failed = |path: &Path, error: &io::Error| FirewallError::Failed {
+        command: format!("reading {}", path.display()),
+        reason: error.to_string(),
+    };
+    let mut missing = None;
+    for net in nets {
+        let path = net.join(file);
+        match fs::read_to_string(&path) {
+            Ok(names) => return Ok(names),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&path, &error)),
+            Err(error) => match fs::metadata(net) {
+                Ok(_) => return Ok(String::new()),
+                Err(_) => missing = Some(failed(&path, &error)),
+            },
         }
     }
+    missing.map_or_else(|| Ok(String::new()), Err)
 }
 
 /// Why nothing was written.

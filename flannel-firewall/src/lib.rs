@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod empty_chains;
 mod host;
 mod iptables;
 mod iptables_host;
@@ -10,7 +11,7 @@ mod origin;
 mod place;
 mod program;
 mod ruleset;
-mod unused;
+mod wording;
 
 pub use host::{HostFirewall, Leftover, RemovalError};
 pub use nat::{Flow, Nat, decide};

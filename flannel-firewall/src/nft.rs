@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use flannel_core::Family;
 
-use crate::ruleset::{Match, Names, Rule, Ruleset, Verdict, mark_text};
+use crate::ruleset::{Match, Names, Rule, Ruleset, Verdict, header, mark_text};
 use listing::{Base, Chain, Table};
 
 /// The chains' names, which need no suffix: the table has it.
@@ -85,14 +85,6 @@ pub(crate) fn leftovers(listing: &str, family: Family, names: &Names) -> Vec<Str
         Some(rule) => format!("nft add rule {table} {} {rule}", object.name),
     }));
     lines
-}
-
-/// The word for a family in statements.
-const fn header(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "ip",
-        Family::V6 => "ip6",
-    }
 }
 
 /// A chain that ought to be there.

@@ -3,7 +3,7 @@
 use flannel_core::{Family, FirewallError};
 
 use crate::program::{Directories, Program};
-use crate::ruleset::Names;
+use crate::ruleset::{Names, header};
 
 /// The program `nft`.
 #[derive(Debug, Clone)]
@@ -55,7 +55,7 @@ struct ListedChain {
 
 impl Outline {
     /// Reads what `nft list chains` prints.
-    fn parse(listing: &str) -> Self {
+    pub(crate) fn parse(listing: &str) -> Self {
         let mut outline = Self::default();
         for line in listing.lines() {
             let mut words = line.split_whitespace();
@@ -77,6 +77,11 @@ impl Outline {
         self.tables.iter().any(|name| name == table)
     }
 
+    /// Whether a table is there, and no chain in it.
+    pub(crate) fn has_empty_table(&self, table: &str) -> bool {
+        self.has_table(table) && !self.chains.iter().any(|chain| chain.table == table)
+    }
+
     pub(crate) fn has_chain(&self, table: &str, chain: &str) -> bool {
         self.chain(table, chain).is_some()
     }
@@ -90,13 +95,5 @@ impl Outline {
         self.chains
             .iter()
             .find(|listed| listed.table == table && listed.name == chain)
-    }
-}
-
-/// The word for a family in statements.
-pub(crate) const fn header(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "ip",
-        Family::V6 => "ip6",
     }
 }

@@ -1,5 +1,6 @@
 //! Where rules of one family may be: a table of nftables, or chains in either variant of iptables.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use flannel_core::{Family, Filter, FirewallError, PodNetwork};
@@ -7,10 +8,10 @@ use ipnet::IpNet;
 
 use crate::iptables::Seen;
 use crate::iptables_host::{Iptables, Known, Refused, Variant, program};
-use crate::nft_host::{Nft, header};
+use crate::nft_host::Nft;
 use crate::program::Directories;
-use crate::ruleset::{Names, Ruleset};
-use crate::{iptables, nft};
+use crate::ruleset::{Names, Ruleset, header};
+use crate::{iptables, nft, wording};
 
 /// A place for rules, by the programs that read and write it.
 #[derive(Debug, Clone)]
@@ -27,10 +28,15 @@ pub(crate) enum Found {
 }
 
 impl Place {
-    pub(crate) async fn look(&self, names: &Names) -> Result<Found, FirewallError> {
+    /// What is there; in tables that have been `written`, whether or not the kernel tells of them.
+    pub(crate) async fn look(
+        &self,
+        names: &Names,
+        written: &BTreeSet<&'static str>,
+    ) -> Result<Found, FirewallError> {
         match self {
             Self::Nftables(family, nft) => nft.table(*family, names).await.map(Found::Table),
-            Self::Iptables(iptables) => iptables.seen(names).await.map(Found::Chains),
+            Self::Iptables(iptables) => iptables.seen(names, written).await.map(Found::Chains),
         }
     }
 
@@ -58,6 +64,39 @@ impl Place {
         }
     }
 
+    /// Of what [`Place::correction`] removes, rules of flannel before v0.16 that look like the operator's: one
+    /// command for each that would make it anew.
+    pub(crate) fn outdated(
+        &self,
+        found: &Found,
+        rules: &Ruleset,
+        names: &Names,
+        former: &[IpNet],
+    ) -> Vec<String> {
+        match found {
+            Found::Table(_) => Vec::new(),
+            Found::Chains(seen) => iptables::outdated(rules, names, seen, former)
+                .into_iter()
+                .map(|line| {
+                    let table = if line.starts_with("-A POSTROUTING ") {
+                        "-t nat "
+                    } else {
+                        ""
+                    };
+                    format!("{} {table}{line}", self.program())
+                })
+                .collect(),
+        }
+    }
+
+    /// Whether what is there may be these rules in other words, where `correction` would be written.
+    pub(crate) fn may_say(&self, found: &Found, rules: &Ruleset, names: &Names, correction: &str) -> bool {
+        match found {
+            Found::Table(listing) => wording::of_table(listing, correction),
+            Found::Chains(seen) => wording::of_chains(seen, rules, names, correction),
+        }
+    }
+
     /// What has to be written for nothing of ours to be there; None where nothing is.
     pub(crate) fn removal(&self, found: &Found, names: &Names, networks: &[IpNet]) -> Option<String> {
         match found {
@@ -70,16 +109,7 @@ impl Place {
     pub(crate) fn leftovers(&self, found: &Found, names: &Names, networks: &[IpNet]) -> Vec<String> {
         match found {
             Found::Table(listing) => nft::leftovers(listing, self.family(), names),
-            Found::Chains(seen) => {
-                let program = match (self, self.family()) {
-                    (Self::Iptables(iptables), _) if iptables.lister_of_its_own().is_some() => {
-                        iptables.lister_of_its_own().unwrap_or_default()
-                    }
-                    (_, Family::V4) => "iptables",
-                    (_, Family::V6) => "ip6tables",
-                };
-                iptables::leftovers(program, self.family(), names, seen, networks)
-            }
+            Found::Chains(seen) => iptables::leftovers(self.program(), self.family(), names, seen, networks),
         }
     }
 
@@ -108,8 +138,11 @@ impl Place {
             return Vec::new();
         }
         let mut filters = iptables::obstacles(seen, &rules, names);
-        for filter in &mut filters {
-            filter.program = iptables.lister_of_its_own().map(str::to_owned);
+        // Of chains in nftables, everybody sees the rules.
+        if iptables.variant() == Variant::Legacy {
+            for filter in &mut filters {
+                filter.program = Some(self.program().to_owned());
+            }
         }
         filters
     }
@@ -144,6 +177,23 @@ impl Place {
         self.family() == other.family() && self.variant() == other.variant()
     }
 
+    /// Which place it is, in one word.
+    pub(crate) const fn word(&self) -> &'static str {
+        match self.variant() {
+            None => NFTABLES,
+            Some(Variant::Nftables) => IPTABLES_NFT,
+            Some(Variant::Legacy) => IPTABLES_LEGACY,
+        }
+    }
+
+    /// The program by which people see it.
+    fn program(&self) -> &str {
+        match self {
+            Self::Nftables(..) => Nft::PROGRAM,
+            Self::Iptables(iptables) => iptables.program(),
+        }
+    }
+
     /// The variant of iptables that makes tables in nftables as it needs them.
     pub(crate) fn is_iptables_in_nftables(&self) -> bool {
         self.variant() == Some(Variant::Nftables)
@@ -164,6 +214,11 @@ impl Place {
     }
 }
 
+/// Words for places: [`Place::word`].
+const NFTABLES: &str = "nft";
+const IPTABLES_NFT: &str = "iptables-nft";
+const IPTABLES_LEGACY: &str = "iptables-legacy";
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -182,20 +237,25 @@ pub(crate) struct Places {
     usual: Result<Iptables, FirewallError>,
     /// The variants that it is not.
     others: Vec<Iptables>,
+    /// Those of them that are there, and cannot be asked.
+    broken: Vec<(Variant, FirewallError)>,
 }
 
 impl Places {
     pub(crate) async fn find(family: Family, directories: &Directories, known: &mut Known) -> Self {
         let nft = Nft::find(directories);
         let usual = Iptables::usual(family, directories, known).await;
-        let mut others = Vec::new();
+        let (mut others, mut broken) = (Vec::new(), Vec::new());
         for variant in [Variant::Nftables, Variant::Legacy] {
             if usual.as_ref().is_ok_and(|usual| usual.variant() == variant) {
                 continue;
             }
             match Iptables::of_variant(family, variant, directories, known).await {
                 Ok(found) => others.extend(found),
-                Err(error) => tracing::debug!(%error, "a variant of iptables cannot be asked"),
+                Err(error) => {
+                    tracing::debug!(%error, "a variant of iptables cannot be asked");
+                    broken.push((variant, error));
+                }
             }
         }
         Self {
@@ -203,7 +263,12 @@ impl Places {
             family,
             usual,
             others,
+            broken,
         }
+    }
+
+    pub(crate) const fn family(&self) -> Family {
+        self.family
     }
 
     /// The one that the network's config asks for.
@@ -230,6 +295,35 @@ impl Places {
         nft.into_iter().chain(iptables.map(Place::Iptables))
     }
 
+    /// Why of places with these words nobody knows what is there, one for each.
+    pub(crate) fn lost(&self, words: &BTreeSet<String>) -> Vec<FirewallError> {
+        let is_there = |word: &str| self.all().any(|place| place.word() == word);
+        let lost = words.iter().filter(|word| !is_there(word));
+        lost.filter_map(|word| self.loss(word)).collect()
+    }
+
+    fn loss(&self, word: &str) -> Option<FirewallError> {
+        let variant = match word {
+            NFTABLES => None,
+            IPTABLES_NFT => Some(Variant::Nftables),
+            IPTABLES_LEGACY => Some(Variant::Legacy),
+            _ => return None,
+        };
+        let program = variant.map_or_else(|| Nft::PROGRAM.to_owned(), |variant| variant.program(self.family));
+        let missing = FirewallError::Missing {
+            remedy: format!("install it, as rules of ours may be left where {program} had put them"),
+            program,
+        };
+        let broken = self.broken.iter().find(|(broken, _)| Some(*broken) == variant);
+        Some(match (&self.usual, broken) {
+            (_, Some((_, error))) => error.clone(),
+            (Err(error), None) if variant.is_some() && !matches!(error, FirewallError::Missing { .. }) => {
+                error.clone()
+            }
+            _ => missing,
+        })
+    }
+
     fn missing(&self, missing: String, install: &str) -> FirewallError {
         let instead = match (missing == Nft::PROGRAM, &self.nft, &self.usual) {
             (true, _, Ok(_)) => Some(("false", program(self.family))),
@@ -245,3 +339,7 @@ impl Places {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "place_tests.rs"]
+mod tests;

@@ -266,6 +266,14 @@ impl Names {
     }
 }
 
+/// The word for a family in statements of `nft`.
+pub(crate) const fn header(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
+    }
+}
+
 /// A mark as both programs print it, `0x4000`.
 pub(crate) fn mark_text(bits: u32) -> String {
     format!("{bits:#x}")

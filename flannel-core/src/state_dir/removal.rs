@@ -34,10 +34,13 @@ pub struct Leftovers {
 }
 
 /// Files beside the states.
-const SHARED: [&str; 3] = [made::MADE, names::LOCK, TABLES];
+const SHARED: [&str; 4] = [made::MADE, names::LOCK, TABLES, TABLES_HALF_WRITTEN];
 
 /// Remembers which tables of the packet filter were not there before ours.
 const TABLES: &str = "tables";
+
+/// What is left of that file where its writer was killed.
+const TABLES_HALF_WRITTEN: &str = "tables.new";
 
 impl Leftovers {
     /// Looks below `root` for the state of the daemon with this purpose, whose `subnet.env` is there.

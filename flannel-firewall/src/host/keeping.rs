@@ -33,6 +33,8 @@ struct Standing {
     /// The tables of nftables that have them.
     tables: Vec<String>,
     upkeep: Upkeep,
+    /// Whether it has been remembered that rules are there.
+    remembered: bool,
     /// For what nothing of ours is left in other places.
     alone: Option<Asked>,
 }
@@ -92,6 +94,10 @@ impl Keeper {
         self.standing(family).move_to(own.as_ref(), &rules, host);
         if let Some(own) = &own {
             let site = Site::new(host, own, &places);
+            // Rules that are right already are not written.
+            if !std::mem::replace(&mut self.standing(family).remembered, true) {
+                host.origin.remember(own, &host.names).await;
+            }
             let upkeep = &mut self.standing(family).upkeep;
             let brought = upkeep.bring_about(&site, pods, &asked.networks).await?;
             if brought.written {
@@ -103,7 +109,7 @@ impl Keeper {
         // Only now: what is wanted stands, so that there is no moment without.
         let alone = self.standing(family).alone.as_ref() == Some(&asked);
         let is_own = |place: &Place| own.as_ref().is_some_and(|own| own.is(place));
-        let mut cleared = true;
+        let mut cleared = alone || !self.is_lost(host, &places).await;
         for place in places.all().filter(|place| !is_own(place)) {
             let site = Site::new(host, &place, &places);
             cleared &= alone || self.clear(&site, &asked.networks, kept).await;
@@ -115,17 +121,30 @@ impl Keeper {
         Ok(())
     }
 
+    /// Whether an earlier run had written rules by a program that is not there any more.
+    async fn is_lost(&mut self, host: &HostFirewall, places: &Places) -> bool {
+        let written = host.origin.places(places.family(), &host.names).await;
+        let lost = written.map_or_else(|error| vec![error], |written| places.lost(&written));
+        for error in &lost {
+            self.complain(format!("rules of an earlier run may be left: {error}"));
+        }
+        !lost.is_empty()
+    }
+
     /// Removes our rules from a place where none are wanted. Whether that is done is not what pods
     /// depend on.
     async fn clear(&mut self, site: &Site<'_>, networks: &[IpNet], kept: &mut Kept) -> bool {
-        match site.clear(networks).await {
+        match site.clear_and_forget(networks).await {
             Ok(there_were) => {
                 let text = there_were.then(|| format!("rules removed from {}", site.place));
                 kept.written.extend(text);
                 true
             }
             Err(error) => {
-                self.complain(site.place, &error);
+                self.complain(format!(
+                    "rules of an earlier run may be left in {}: {error}",
+                    site.place
+                ));
                 false
             }
         }
@@ -139,8 +158,7 @@ impl Keeper {
     }
 
     /// Says that another place cannot be looked after. The rules that are wanted stand all the same.
-    fn complain(&mut self, place: &Place, error: &FirewallError) {
-        let text = format!("rules of an earlier run may be left in {place}: {error}");
+    fn complain(&mut self, text: String) {
         if self.complaint.as_ref() != Some(&text) {
             tracing::warn!("{text}");
             self.complaint = Some(text);

@@ -8,10 +8,11 @@ use thiserror::Error;
 
 use super::HostFirewall;
 use super::writing::Site;
+use crate::empty_chains;
 use crate::iptables_host::Known;
-use crate::nft_host::{Nft, header};
+use crate::nft_host::{Nft, Outline};
 use crate::place::Places;
-use crate::unused;
+use crate::ruleset::header;
 
 /// Something of ours in the packet filter. Displays as the command that would make it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,13 +50,18 @@ impl HostFirewall {
     ///
     /// # Errors
     ///
-    /// [`FirewallError`], where it cannot be told.
+    /// [`FirewallError`], where it cannot be told; [`FirewallError::Missing`], where rules have been written
+    /// by a program that is not there any more.
     pub async fn leftovers(&self, networks: &[IpNet]) -> Result<Vec<Leftover>, FirewallError> {
         let _alone = self.keeper.lock().await;
         let mut known = Known::default();
         let mut leftovers = Vec::new();
         for family in Family::ALL {
             let places = Places::find(family, &self.directories, &mut known).await;
+            let written = self.origin.places(family, &self.names).await?;
+            if let Some(lost) = places.lost(&written).pop() {
+                return Err(lost);
+            }
             for place in places.all() {
                 let site = Site::new(self, &place, &places);
                 if let Some(found) = site.look().await? {
@@ -83,39 +89,50 @@ impl HostFirewall {
     ///
     /// # Errors
     ///
-    /// What failed; all else is removed.
+    /// What failed, [`FirewallError::Missing`] among it where rules have been written by a program that is
+    /// not there any more; all else is removed.
     pub async fn remove(&self, networks: &[IpNet]) -> Result<(), RemovalError> {
         let _alone = self.keeper.lock().await;
         let mut known = Known::default();
         let mut failures = Vec::new();
         for family in Family::ALL {
             let places = Places::find(family, &self.directories, &mut known).await;
+            match self.origin.places(family, &self.names).await {
+                Ok(written) => failures.extend(places.lost(&written)),
+                Err(error) => failures.push(error),
+            }
             for place in places.all() {
-                failures.extend(Site::new(self, &place, &places).clear(networks).await.err());
+                let site = Site::new(self, &place, &places);
+                failures.extend(site.clear_and_forget(networks).await.err());
             }
             if let Some(nft) = &places.nft {
                 failures.extend(self.remove_made(nft, family).await.err());
             }
         }
         if failures.is_empty() {
-            Ok(())
-        } else {
-            Err(RemovalError { failures })
+            return Ok(());
         }
+        // What keeps one place from being cleared often keeps the next one, too.
+        let mut told = Vec::new();
+        for failure in failures {
+            if !told.contains(&failure) {
+                told.push(failure);
+            }
+        }
+        Err(RemovalError { failures: told })
     }
 
     /// Removes what iptables has made because of us, and nobody uses. What another daemon of ours uses
     /// stays remembered for its removal.
     async fn remove_made(&self, nft: &Nft, family: Family) -> Result<(), FirewallError> {
-        let mut made = self.made(nft, family).await?;
-        // Chains first: what is left of a table then is what others have there.
-        made.sort_by_key(|made| made.chain.is_none());
-        for made in made {
-            let deleted = unused::delete(unused::protocol(family), &made.table, made.chain.as_deref());
-            deleted.map_err(|error| FirewallError::Failed {
-                command: format!("deleting {}", made.object()),
-                reason: error.to_string(),
-            })?;
+        let made = self.made(nft, family).await?;
+        let (tables, chains): (Vec<Made>, Vec<Made>) =
+            made.into_iter().partition(|made| made.chain.is_none());
+        chains.iter().try_for_each(Made::delete)?;
+        if !tables.is_empty() {
+            let outline = nft.outline(family).await?;
+            let mut empty = tables.iter().filter(|table| table.is_empty_in(&outline));
+            empty.try_for_each(Made::delete)?;
         }
         let left: Vec<String> = self.made(nft, family).await?.iter().map(Made::line).collect();
         self.origin.keep(family, &left).await
@@ -123,7 +140,7 @@ impl HostFirewall {
 
     /// What iptables has made because of us, as far as it is there and as it was made.
     async fn made(&self, nft: &Nft, family: Family) -> Result<Vec<Made>, FirewallError> {
-        let remembered = self.origin.made().await;
+        let remembered = self.origin.made().await?;
         let made: Vec<Made> = remembered
             .iter()
             .filter_map(|line| Made::parse(line, family))
@@ -172,6 +189,20 @@ impl Made {
         )
     }
 
+    /// Whether it is a table, and what is left of it is not what others have there.
+    fn is_empty_in(&self, outline: &Outline) -> bool {
+        self.chain.is_none() && outline.has_empty_table(&self.table)
+    }
+
+    fn delete(&self) -> Result<(), FirewallError> {
+        let protocol = empty_chains::protocol(self.family);
+        let deleted = empty_chains::delete(protocol, &self.table, self.chain.as_deref());
+        deleted.map_err(|error| FirewallError::Failed {
+            command: format!("deleting {}", self.object()),
+            reason: error.to_string(),
+        })
+    }
+
     fn addition(&self) -> String {
         format!("nft add {}", self.object())
     }
@@ -184,3 +215,7 @@ impl Made {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "removal_tests.rs"]
+mod tests;

@@ -1,5 +1,6 @@
 //! Rules of a family brought about in one place.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use flannel_core::{Family, Filter, FirewallError, PodNetwork};
@@ -7,7 +8,7 @@ use ipnet::IpNet;
 use tokio::time::Instant;
 
 use super::HostFirewall;
-use crate::iptables_host::Refused;
+use crate::iptables_host::{self, Refused};
 use crate::nft_host::{Nft, Outline};
 use crate::place::{Found, Place, Places};
 use crate::ruleset::{RuleOptions, Ruleset};
@@ -27,12 +28,15 @@ pub(super) struct Upkeep {
     /// Ports are not chosen at random: that is not asked for, or not to be had.
     in_order: bool,
     unreadable: Option<Unreadable>,
+    /// Tables of the older iptables that are there since they have been written.
+    tables: BTreeSet<&'static str>,
 }
 
 /// What is read right after rules have been written, where it does not say them.
 #[derive(Debug)]
 struct Unreadable {
     found: Found,
+    rules: Ruleset,
     since: Instant,
 }
 
@@ -67,21 +71,25 @@ impl Upkeep {
             // What is refused twice is not refused for what somebody else has changed meanwhile.
             let in_order = self.in_order || refused > 1;
             let rules = rules(place.family(), pods, options, in_order);
-            let found = place.look(&host.names).await?;
+            let found = place.look(&host.names, &self.tables).await?;
             let wanted = place.correction(&found, &rules, &host.names, networks);
-            let Some(text) = wanted.filter(|_| !self.is_unreadable(&found)) else {
+            let Some(text) = wanted.filter(|_| !self.is_unreadable(&found, &rules)) else {
                 return Ok(Brought { found, written });
             };
-            if written && place.removal(&found, &host.names, &[]).is_some() {
+            if written && place.may_say(&found, &rules, &host.names, &text) {
                 if misread.as_ref() == Some(&found) {
-                    self.give_up_reading(place, &found);
+                    self.give_up_reading(place, &found, rules);
                     return Ok(Brought { found, written });
                 }
-                misread = Some(found);
+                misread = Some(found.clone());
+            }
+            for command in place.outdated(&found, &rules, &host.names, networks) {
+                tracing::info!("a rule of flannel before v0.16 is replaced: {command}");
             }
             match site.write(&text).await {
                 Ok(()) => {
                     written = true;
+                    self.tables.extend(iptables_host::tables(&text));
                     if in_order && !self.in_order {
                         self.do_without_random(place, refusal.as_ref());
                     }
@@ -103,21 +111,23 @@ impl Upkeep {
         }))
     }
 
-    fn is_unreadable(&self, found: &Found) -> bool {
-        let known = self.unreadable.as_ref();
-        known.is_some_and(|known| known.found == *found && known.since.elapsed() < REWRITE)
+    fn is_unreadable(&self, found: &Found, rules: &Ruleset) -> bool {
+        let is_it = |known: &Unreadable| known.found == *found && known.rules == *rules;
+        let known = self.unreadable.as_ref().filter(|known| is_it(known));
+        known.is_some_and(|known| known.since.elapsed() < REWRITE)
     }
 
     /// Takes what is read for the rules, though it says something else.
-    fn give_up_reading(&mut self, place: &Place, found: &Found) {
+    fn give_up_reading(&mut self, place: &Place, found: &Found, rules: Ruleset) {
         if self.unreadable.is_none() {
             tracing::warn!(
-                "what {place} says of our rules, right after they have been written, is not what was written: \
-                 either somebody else changes them at once, or it is a version that puts it in words not known here"
+                "what {place} says of our rules, right after they have been written, is as many rules as were \
+                 written, in words not known here: either it is another version, or somebody else replaces them at once"
             );
         }
         self.unreadable = Some(Unreadable {
             found: found.clone(),
+            rules,
             since: Instant::now(),
         });
     }
@@ -144,7 +154,7 @@ impl<'a> Site<'a> {
     }
 
     /// Removes rules of ours, and says whether there were any.
-    pub(super) async fn clear(&self, networks: &[IpNet]) -> Result<bool, FirewallError> {
+    async fn clear(&self, networks: &[IpNet]) -> Result<bool, FirewallError> {
         let mut failure = None;
         for _ in 0..ATTEMPTS {
             let Some(found) = self.look().await? else {
@@ -166,13 +176,20 @@ impl<'a> Site<'a> {
         failure.map_or(Ok(false), Err)
     }
 
+    /// The same, after which nobody has to look here any more.
+    pub(super) async fn clear_and_forget(&self, networks: &[IpNet]) -> Result<bool, FirewallError> {
+        let there_were = self.clear(networks).await?;
+        self.host.origin.forget(self.place, &self.host.names).await?;
+        Ok(there_were)
+    }
+
     /// What is there; None where the kernel has none of its tables, which looking might make, or where
     /// the program does not understand what others have there, and we have nothing.
     pub(super) async fn look(&self) -> Result<Option<Found>, FirewallError> {
         if self.is_empty().await? {
             return Ok(None);
         }
-        match self.place.look(&self.host.names).await {
+        match self.place.look(&self.host.names, &BTreeSet::new()).await {
             Err(FirewallError::Failed { .. }) if self.has_no_chain_of_ours().await? => Ok(None),
             found => found.map(Some),
         }
@@ -222,6 +239,7 @@ impl<'a> Site<'a> {
     }
 
     async fn write(&self, text: &str) -> Result<(), Refused> {
+        self.host.origin.remember(self.place, &self.host.names).await;
         let Some(nft) = self.nft.filter(|_| self.place.is_iptables_in_nftables()) else {
             return self.place.write(text).await;
         };

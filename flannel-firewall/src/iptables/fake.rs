@@ -84,6 +84,22 @@ impl Fake {
         self.chains.get(chain).map(Vec::len)
     }
 
+    /// How often a rule is there, which begins with its chain's name.
+    pub(super) fn count(&self, rule: &str) -> usize {
+        self.chains
+            .values()
+            .flatten()
+            .filter(|other| *other == rule)
+            .count()
+    }
+
+    /// The rules in built-in chains that have no comment.
+    pub(super) fn uncommented(&self) -> Vec<&String> {
+        let builtin = ["POSTROUTING", "FORWARD"].map(|chain| &self.chains[chain]);
+        let rules = builtin.into_iter().flatten();
+        rules.filter(|rule| !rule.contains("--comment")).collect()
+    }
+
     /// The rules in built-in chains that cannot be taken for ours by anybody.
     pub(super) fn operators(&self) -> Vec<&String> {
         let builtin = ["POSTROUTING", "FORWARD"].map(|chain| &self.chains[chain]);

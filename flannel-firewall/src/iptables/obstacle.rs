@@ -1,11 +1,11 @@
 //! What drops forwarded packets in spite of our rules.
 
-use flannel_core::{Family, Filter};
+use flannel_core::Filter;
 use ipnet::IpNet;
 
 use super::line::{Chain, Line, Target};
 use super::{FORWARD, Seen};
-use crate::ruleset::{Names, Ruleset, Verdict};
+use crate::ruleset::{Names, Ruleset, Verdict, header};
 
 /// How chains are called that accept packets of containers, or of services, but not all of a network.
 const HARMLESS: [&str; 2] = ["DOCKER", "KUBE-"];
@@ -51,13 +51,9 @@ pub(crate) fn obstacles(seen: &Seen, rules: &Ruleset, names: &Names) -> Vec<Filt
             _ => return Vec::new(),
         }
     }
-    let header = match rules.family {
-        Family::V4 => "ip",
-        Family::V6 => "ip6",
-    };
     let filter = Filter {
         families: vec![rules.family],
-        table: format!("{header} filter"),
+        table: format!("{} filter", header(rules.family)),
         chain: FORWARD.to_owned(),
         accepts,
         ..Filter::default()

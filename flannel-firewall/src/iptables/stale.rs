@@ -3,8 +3,13 @@
 //! | flannel | rules | taken for flannel's |
 //! |---|---|---|
 //! | v0.16 to v0.19 | with the comments of today | every one with such a comment and nothing but what flannel says; by a network with a suffix, only those about its networks |
-//! | up to v0.15, in POSTROUTING | four without a comment | where the one that masquerades all but multicast is there, for a known network: that one, and what else of the four is there. Without it the others may be anybody's |
-//! | up to v0.15, in FORWARD | two without a comment | for a known network, one directly after the other, in flannel's order. Whoever is told to insert them by hand gets the opposite order |
+//! | up to v0.15, in POSTROUTING | four without a comment, appended | all four for a known network, one directly after the other, in flannel's order. A part of them may be the operator's |
+//! | up to v0.15, in FORWARD | two without a comment, appended | both for a known network, one directly after the other, in flannel's order, with nothing behind them that may take packets from where our jump is appended. Where no rules of ours take their place, only if the four are there too |
+//!
+//! What has no comment and may be an operator's who does without our rules goes only as rules of ours
+//! come, of the same chain and in the same place: from POSTROUTING where we masquerade there, from
+//! FORWARD where we accept there. Where nothing of ours is wanted, in that place or any more, the four
+//! are flannel's beyond doubt, and vouch for the two.
 //!
 //! What is deleted is deleted by what it says, and of two equal rules the first goes. Hence nothing is
 //! taken for flannel's behind a rule of the operator's that says the same.
@@ -12,33 +17,53 @@
 use flannel_core::Family;
 use ipnet::IpNet;
 
-use super::line::Line;
-use super::{FORWARD_COMMENT, MASQUERADE_COMMENT};
+use super::line::{Chain, Line, Target};
+use super::{FORWARD_COMMENT, MASQUERADE_COMMENT, Seen};
 use crate::nat::multicast;
-use crate::ruleset::{Match, Names, Rule, Verdict};
+use crate::ruleset::{Match, Names, Rule, Ruleset, Verdict};
+
+/// Targets after which a packet goes on in the chain, or passes for good.
+const HARMLESS: [&str; 3] = ["ACCEPT", "LOG", "NFLOG"];
 
 /// Whose rules are looked for.
 pub(super) struct Old {
-    /// Networks whose rules without comments are flannel's.
+    /// Networks that had, or may have had, rules of flannel's.
     networks: Vec<IpNet>,
-    /// Whether that holds for the two in FORWARD.
-    pub(super) pairs: bool,
+    /// Those whose four rules in POSTROUTING are to go.
+    groups: Vec<IpNet>,
+    /// Those whose two rules in FORWARD are to go.
+    pairs: Vec<IpNet>,
     /// Whether rules with comments are flannel's whatever network they are about.
     alone: bool,
 }
 
 impl Old {
-    /// All that there can be of these networks.
-    pub(super) fn of(networks: &[IpNet], names: &Names) -> Self {
-        // Rules about all addresses are anybody's.
-        let narrow = networks.iter().filter(|net| net.prefix_len() > 0);
-        let mut networks: Vec<IpNet> = narrow.copied().collect();
-        networks.sort_unstable();
-        networks.dedup();
+    /// What these rules replace in their place.
+    pub(super) fn replaced_by(rules: &Ruleset, names: &Names, former: &[IpNet]) -> Self {
+        let networks = narrow(rules.network.iter().chain(former));
+        let where_wanted = |wanted: &[Rule]| match wanted {
+            [] => Vec::new(),
+            _ => networks.clone(),
+        };
         Self {
-            networks,
-            pairs: true,
+            groups: where_wanted(&rules.masquerade),
+            pairs: where_wanted(&rules.forward),
             alone: *names == Names::flannels(),
+            networks,
+        }
+    }
+
+    /// What is flannel's beyond doubt, and goes without being replaced.
+    pub(super) fn beyond_doubt(names: &Names, seen: &Seen, networks: &[IpNet]) -> Self {
+        let networks = narrow(networks.iter());
+        let postrouting = Chain::parse(&seen.postrouting);
+        let lines: Vec<&Line<'_>> = postrouting.lines.iter().collect();
+        let masqueraded = |network: &&IpNet| group(&lines, **network).is_some();
+        Self {
+            pairs: networks.iter().filter(masqueraded).copied().collect(),
+            groups: networks.clone(),
+            alone: *names == Names::flannels(),
+            networks,
         }
     }
 
@@ -54,81 +79,118 @@ impl Old {
     }
 }
 
-/// Of these rules in POSTROUTING, each as often as it is there.
+/// Of these rules in POSTROUTING, each as often as it is there. Four are side by side, too, if between
+/// them was nothing but what goes.
 pub(super) fn masquerading<'a>(lines: &[&Line<'a>], old: &Old) -> Vec<&'a str> {
-    let rules = || lines.iter().filter_map(|line| uncommented(line));
-    let leaves = |net: &&IpNet| rules().any(|rule| is_leaving(rule, **net));
-    let networks: Vec<IpNet> = old.networks.iter().filter(leaves).copied().collect();
-    let is_of_group = |rule: &Rule| networks.iter().any(|net| is_of_group(rule, *net));
-    let is_stale = |line: &Line<'_>| {
-        old.is_commented(line, MASQUERADE_COMMENT) || uncommented(line).is_some_and(is_of_group)
-    };
-    lines
-        .iter()
-        .filter(|line| is_stale(line))
-        .map(|line| line.text)
-        .collect()
+    stale::<GROUP>(lines, old, MASQUERADE_COMMENT, |rest| {
+        old.groups.iter().find_map(|net| group(rest, *net))
+    })
 }
 
-/// Of these rules in FORWARD, each as often as it is there. Two are side by side, too, if between them
-/// was nothing but what goes.
+/// Of these rules in FORWARD, likewise.
 pub(super) fn forwarding<'a>(lines: &[&Line<'a>], old: &Old) -> Vec<&'a str> {
-    let (commented, mut rest): (Vec<&Line<'_>>, Vec<&Line<'_>>) = lines
-        .iter()
-        .partition(|line| old.is_commented(line, FORWARD_COMMENT));
+    stale::<PAIR>(lines, old, FORWARD_COMMENT, |rest| {
+        old.pairs.iter().find_map(|net| pair(rest, *net))
+    })
+}
+
+/// The rules with this comment, and so many others wherever `first` finds some.
+fn stale<'a, const COUNT: usize>(
+    lines: &[&Line<'a>],
+    old: &Old,
+    comment: &str,
+    first: impl Fn(&[&Line<'a>]) -> Option<usize>,
+) -> Vec<&'a str> {
+    let (commented, mut rest): (Vec<&Line<'_>>, Vec<&Line<'_>>) =
+        lines.iter().partition(|line| old.is_commented(line, comment));
     let mut stale: Vec<&str> = commented.iter().map(|line| line.text).collect();
-    while let Some(first) = old
-        .networks
-        .iter()
-        .filter(|_| old.pairs)
-        .find_map(|net| pair(&rest, *net))
-    {
-        stale.extend(rest.drain(first..first + 2).map(|line| line.text));
+    while let Some(first) = first(&rest) {
+        stale.extend(rest.drain(first..first + COUNT).map(|line| line.text));
     }
     stale
 }
 
-/// Where the first rule is that accepts all from this network, or all to it, if that is the former, and
-/// the latter follows.
+/// How many rules a network had in POSTROUTING, and in FORWARD.
+const GROUP: usize = 4;
+const PAIR: usize = 2;
+
+/// Where this network's four rules begin.
+fn group(lines: &[&Line<'_>], network: IpNet) -> Option<usize> {
+    side_by_side(lines, GROUP, |rules| is_group(rules, network))
+}
+
+/// Where this network's two rules begin, if what they accept comes to the chain's end without them.
 fn pair(lines: &[&Line<'_>], network: IpNet) -> Option<usize> {
-    let network = Some(Match::of(network));
-    let from = Rule::new(network, None, Verdict::Accept);
-    let to = Rule::new(None, network, Verdict::Accept);
-    let accepting = |line: &&Line<'_>| uncommented(line).is_some_and(|rule| [from, to].contains(rule));
-    let first = lines.iter().position(accepting)?;
-    let is_pair =
-        uncommented(lines.get(first)?) == Some(&from) && uncommented(lines.get(first + 1)?) == Some(&to);
-    is_pair.then_some(first)
+    let pods = Some(Match::of(network));
+    let from = Rule::new(pods, None, Verdict::Accept);
+    let to = Rule::new(None, pods, Verdict::Accept);
+    let first = side_by_side(lines, PAIR, |rules| *rules == [&from, &to])?;
+    let mut behind = lines.iter().skip(first + PAIR);
+    behind.all(|line| is_harmless(line)).then_some(first)
+}
+
+/// Where so many rules without comments begin that are these, if none of them is there before.
+fn side_by_side(lines: &[&Line<'_>], count: usize, are: impl Fn(&[&Rule]) -> bool) -> Option<usize> {
+    let is_before = |place: usize, line: &Line<'_>| {
+        let mut before = lines.iter().take(place);
+        before.any(|other| other.text == line.text)
+    };
+    let mut places = lines.windows(count).enumerate();
+    let (place, _) = places.find(|(place, window)| {
+        let rules: Option<Vec<&Rule>> = window.iter().map(|line| uncommented(line)).collect();
+        rules.is_some_and(|rules| are(&rules)) && !window.iter().any(|line| is_before(*place, line))
+    })?;
+    Some(place)
 }
 
 fn uncommented<'l>(line: &'l Line<'_>) -> Option<&'l Rule> {
     line.rule.as_ref().filter(|_| line.comments.is_empty())
 }
 
-/// `-s N ! -d 224.0.0.0/4 -j MASQUERADE`.
-fn is_leaving(rule: &Rule, network: IpNet) -> bool {
-    let groups = Match::of(multicast(Family::of_net(network)));
-    says(rule, Match::of(network), !groups) && masquerades(rule)
-}
-
-/// That, or `-s N -d N -j RETURN`, `! -s N -d S -j RETURN` for a subnet S, `! -s N -d N -j MASQUERADE`.
-fn is_of_group(rule: &Rule, network: IpNet) -> bool {
+/// `-s N -d N -j RETURN`, `-s N ! -d 224.0.0.0/4 -j MASQUERADE`, `! -s N -d S -j RETURN` for a subnet S
+/// of N, `! -s N -d N -j MASQUERADE`.
+fn is_group(rules: &[&Rule], network: IpNet) -> bool {
+    let [within, leaving, local, entering] = rules else {
+        return false;
+    };
     let pods = Match::of(network);
-    let returns = rule.verdict == Verdict::Return;
-    let subnet = rule
+    let groups = Match::of(multicast(Family::of_net(network)));
+    let subnet = local
         .destination
         .map(|to| to.net)
         .filter(|net| *net != network && network.contains(net));
-    is_leaving(rule, network)
-        || returns && says(rule, pods, pods)
-        || returns && subnet.is_some_and(|net| says(rule, !pods, Match::of(net)))
-        || masquerades(rule) && says(rule, !pods, pods)
+    let returns = |rule: &Rule| rule.verdict == Verdict::Return;
+    let masquerades = |rule: &Rule| matches!(rule.verdict, Verdict::Masquerade { .. });
+    returns(within)
+        && says(within, pods, pods)
+        && masquerades(leaving)
+        && says(leaving, pods, !groups)
+        && returns(local)
+        && subnet.is_some_and(|net| says(local, !pods, Match::of(net)))
+        && masquerades(entering)
+        && says(entering, !pods, pods)
 }
 
 fn says(rule: &Rule, source: Match, destination: Match) -> bool {
     *rule == Rule::new(Some(source), Some(destination), rule.verdict)
 }
 
-const fn masquerades(rule: &Rule) -> bool {
-    matches!(rule.verdict, Verdict::Masquerade { .. })
+/// Whether whatever our chain accepts goes on behind this rule, or passes. Of chains of others, nobody
+/// knows.
+fn is_harmless(line: &Line<'_>) -> bool {
+    match &line.target {
+        None => true,
+        Some(Target::Jump(name)) => {
+            HARMLESS.contains(&name.as_str()) || name.starts_with(&Names::flannels().forward_chain())
+        }
+        Some(Target::Goto(_)) => false,
+    }
+}
+
+/// Without those about all addresses, whose rules are anybody's.
+fn narrow<'n>(networks: impl Iterator<Item = &'n IpNet>) -> Vec<IpNet> {
+    let mut networks: Vec<IpNet> = networks.filter(|net| net.prefix_len() > 0).copied().collect();
+    networks.sort_unstable();
+    networks.dedup();
+    networks
 }

@@ -272,15 +272,12 @@ fn several_jumps_become_one_at_the_place_of_the_first() {
     assert_eq!(kept(&seen, &[]), Some(wanted));
     // Rules in front of it that go do not move it.
     let rules = [
-        GROUP[1],
-        "-j LOG",
-        jump,
-        "-j ACCEPT",
-        GROUP[1],
-        jump,
-        "-o eth0 -j DROP",
+        &GROUP[..],
+        &["-j LOG", jump, "-j ACCEPT"],
+        &GROUP,
+        &[jump, "-o eth0 -j DROP"],
     ];
-    let mut host = Fake::new(full("POSTROUTING", &rules), Vec::new());
+    let mut host = Fake::new(full("POSTROUTING", &rules.concat()), Vec::new());
     host.restore(&kept(&host.seen(), &[]).unwrap());
     let wanted = with_rules(&["-j LOG", jump, "-j ACCEPT", "-o eth0 -j DROP"], &[]).postrouting;
     assert_eq!(host.seen().postrouting, wanted);
@@ -412,36 +409,88 @@ fn old_rules_of_ipv6_have_its_multicast() {
 }
 
 #[test]
-fn part_of_the_group_is_flannels_only_with_the_rule_that_nobody_else_has() {
-    let without = [GROUP[0], GROUP[2], GROUP[3]];
+fn part_of_the_group_may_be_the_operators() {
+    let none = Vec::<String>::new();
+    let of = |postrouting: &[&str]| {
+        let seen = with_rules(postrouting, &[]);
+        let removed = removal(Family::V4, &Names::flannels(), &seen, &[net("10.244.0.0/16")]);
+        assert_eq!(deleted(removed), deleted(kept(&seen, &[])));
+        deleted(kept(&seen, &[]))
+    };
+    assert_eq!(of(&GROUP[..2]), none);
+    for missing in 0..GROUP.len() {
+        let mut part = GROUP.to_vec();
+        part.remove(missing);
+        assert_eq!(of(&part), none, "{part:?}");
+    }
+    let [within, leaving, local, entering] = GROUP;
+    assert_eq!(of(&[leaving, within, local, entering]), none);
+    assert_eq!(of(&[within, leaving, "-o eth0 -j LOG", local, entering]), none);
+    // What is deleted would be the operator's, which stands first.
+    let part_and_all = [&GROUP[..2], &GROUP].concat();
+    assert_eq!(of(&part_and_all), none);
+    let all = full("POSTROUTING", &GROUP);
+    assert_eq!(of(&[&GROUP[..], &GROUP[..2]].concat()), all);
     assert_eq!(
-        deleted(kept(&with_rules(&without, &[]), &[])),
-        Vec::<String>::new()
+        of(&[&["-j LOG"], &GROUP[..], &["-j LOG"], &GROUP].concat()),
+        [&all[..], &all].concat()
     );
-    let twice = [GROUP[1], "-o eth0 -j LOG", GROUP[2], GROUP[1]];
-    let wanted = full("POSTROUTING", &[GROUP[1], GROUP[2], GROUP[1]]);
-    assert_eq!(deleted(kept(&with_rules(&twice, &[]), &[])), wanted);
+    // Between them stood what goes as well.
+    let commented = "-s 10.244.0.0/16 -m comment --comment \"flanneld masq\" -j RETURN";
+    assert_eq!(of(&[within, leaving, commented, local, entering]).len(), 5);
 }
 
 #[test]
 fn rules_that_only_look_like_the_group_are_the_operators() {
-    let operators = [
-        "-s 10.244.0.0/16 ! -d 10.244.0.0/16 -j MASQUERADE",
-        "-s 10.244.0.0/16 ! -o docker0 -j MASQUERADE",
-        "-s 10.244.0.0/16 -d 10.244.0.0/16 -j ACCEPT",
-        "-s 10.244.0.0/16 ! -d 224.0.0.0/4 -o eth0 -j MASQUERADE",
-        "-s 10.244.0.0/16 ! -d 224.0.0.0/4 -j SNAT --to-source 192.0.2.1",
-        "-s 10.244.0.0/16 ! -d 224.0.0.0/4 -m comment --comment mine -j MASQUERADE",
-        "-s 10.244.0.0/16 -d 10.244.0.0/16 -m mark --mark 0x1/0x1 -j RETURN",
-        "! -s 10.244.0.0/16 -d 10.243.9.0/24 -j RETURN",
-        "! -s 10.244.0.0/16 -d 10.244.0.0/16 -j RETURN",
-        "! -s 10.244.0.0/16 ! -d 10.244.9.0/24 -j RETURN",
-    ];
-    let all: Vec<&str> = operators.into_iter().chain([GROUP[1]]).collect();
-    assert_eq!(
-        deleted(kept(&with_rules(&all, &[]), &[])),
-        full("POSTROUTING", &[GROUP[1]])
-    );
+    for (place, operators) in [
+        (0, "-s 10.244.0.0/16 -d 10.244.0.0/16 -j ACCEPT"),
+        (
+            0,
+            "-s 10.244.0.0/16 -d 10.244.0.0/16 -m mark --mark 0x1/0x1 -j RETURN",
+        ),
+        (0, "-s 10.244.0.0/16 -d 10.243.0.0/16 -j RETURN"),
+        (1, "-s 10.244.0.0/16 ! -d 10.244.0.0/16 -j MASQUERADE"),
+        (1, "-s 10.244.0.0/16 ! -o docker0 -j MASQUERADE"),
+        (1, "-s 10.244.0.0/16 ! -d 224.0.0.0/4 -o eth0 -j MASQUERADE"),
+        (
+            1,
+            "-s 10.244.0.0/16 ! -d 224.0.0.0/4 -j SNAT --to-source 192.0.2.1",
+        ),
+        (1, "-s 10.244.0.0/16 ! -d 224.0.0.0/4 -j RETURN"),
+        (
+            1,
+            "-s 10.244.0.0/16 ! -d 224.0.0.0/4 -m comment --comment mine -j MASQUERADE",
+        ),
+        (2, "! -s 10.244.0.0/16 -d 10.243.9.0/24 -j RETURN"),
+        (2, "! -s 10.244.0.0/16 -d 10.244.0.0/16 -j RETURN"),
+        (2, "! -s 10.244.0.0/16 ! -d 10.244.9.0/24 -j RETURN"),
+        (2, "! -s 10.244.0.0/16 -d 10.244.9.0/24 -j MASQUERADE"),
+        (3, "! -s 10.244.0.0/16 -d 10.244.0.0/16 -j RETURN"),
+        (3, "! -s 10.244.0.0/16 -d 10.244.9.0/24 -j MASQUERADE"),
+    ] {
+        let mut rules = GROUP;
+        rules[place] = operators;
+        let gone = deleted(kept(&with_rules(&rules, &[]), &[]));
+        assert_eq!(gone, Vec::<String>::new(), "{operators}");
+    }
+}
+
+#[test]
+fn a_group_stays_where_masquerading_is_switched_off_until_all_is_removed() {
+    let options = RuleOptions {
+        masquerade: false,
+        ..ALL
+    };
+    let rules = Ruleset::for_pods(Family::V4, &pods(), options);
+    let of = |postrouting| {
+        let seen = with_rules(postrouting, &[]);
+        deleted(transaction(&rules, &Names::flannels(), &seen, &[]))
+    };
+    assert_eq!(of(&GROUP), Vec::<String>::new());
+    assert_eq!(of(&GROUP[..2]), Vec::<String>::new());
+    let seen = with_rules(&GROUP, &[]);
+    let removed = removal(Family::V4, &Names::flannels(), &seen, &[net("10.244.0.0/16")]);
+    assert_eq!(deleted(removed), full("POSTROUTING", &GROUP));
 }
 
 #[test]
@@ -465,19 +514,99 @@ fn a_pair_in_forward_is_flannels_only_in_its_order_and_side_by_side() {
 }
 
 #[test]
-fn a_pair_in_forward_stays_where_no_rules_of_ours_take_its_place_until_all_is_removed() {
-    let seen = with_rules(&[], &PAIR);
+fn a_pair_in_forward_stays_in_front_of_what_may_drop_its_packets() {
+    let none = Vec::<String>::new();
+    let with = |rule: &'static str| with_rules(&GROUP, &[PAIR[0], PAIR[1], "-j LOG", rule]);
+    let former = [net("10.244.0.0/16")];
+    for harmful in [
+        REJECT,
+        "-j DROP",
+        "-j RETURN",
+        "-g mine",
+        "-j mine",
+        "-i eth0 -j DROP",
+        "-m conntrack --ctstate NEW -j REJECT --reject-with icmp-port-unreachable",
+        "-j NFQUEUE --queue-num 1",
+    ] {
+        let forwarding = |line: &String| line.starts_with("FORWARD");
+        let mut gone = deleted(kept(&with(harmful), &[]));
+        gone.extend(deleted(removal(
+            Family::V4,
+            &Names::flannels(),
+            &with(harmful),
+            &former,
+        )));
+        gone.retain(forwarding);
+        assert_eq!(gone, none, "{harmful}");
+    }
+    for harmless in [
+        JUMP,
+        "-j ACCEPT",
+        "-o docker0 -j ACCEPT",
+        "-s 192.0.2.1/32",
+        "-j NFLOG",
+        "-m comment --comment \"flanneld forward\" -j FLANNEL-FWD-blue",
+    ] {
+        let wanted = [full("POSTROUTING", &GROUP), full("FORWARD", &PAIR)].concat();
+        assert_eq!(deleted(kept(&with(harmless), &[])), wanted, "{harmless}");
+    }
+    // In front of it, anything may be.
+    let seen = with_rules(&[], &[REJECT, PAIR[0], PAIR[1]]);
+    assert_eq!(deleted(kept(&seen, &[])), full("FORWARD", &PAIR));
+}
+
+#[test]
+fn a_pair_in_forward_that_nothing_of_ours_replaces_goes_only_with_the_group_of_its_network() {
+    let none = Vec::<String>::new();
     let options = RuleOptions {
         forward: false,
         ..ALL
     };
     let rules = Ruleset::for_pods(Family::V4, &pods(), options);
+    let networks = [net("10.244.0.0/16"), net("10.99.0.0/16")];
+    let replaced = |seen: &Seen| deleted(transaction(&rules, &Names::flannels(), seen, &networks));
+    let removed = |seen: &Seen| deleted(removal(Family::V4, &Names::flannels(), seen, &networks));
+    let pair = with_rules(&[], &PAIR);
+    assert_eq!(replaced(&pair), none);
+    assert_eq!(removed(&pair), none);
     assert_eq!(
-        deleted(transaction(&rules, &Names::flannels(), &seen, &[])),
-        Vec::<String>::new()
+        leftovers("iptables", Family::V4, &Names::flannels(), &pair, &networks),
+        none
     );
-    let removed = removal(Family::V4, &Names::flannels(), &seen, &[net("10.244.0.0/16")]);
-    assert_eq!(deleted(removed), full("FORWARD", &PAIR));
+    assert_eq!(removed(&with_rules(&GROUP[..3], &PAIR)), none);
+    let other = GROUP.map(|rule| rule.replace("10.244.", "10.99."));
+    let other = other.each_ref().map(String::as_str);
+    assert_eq!(removed(&with_rules(&other, &PAIR)), full("POSTROUTING", &other));
+    let both = with_rules(&GROUP, &PAIR);
+    assert_eq!(replaced(&both), full("POSTROUTING", &GROUP));
+    assert_eq!(
+        removed(&both),
+        [full("POSTROUTING", &GROUP), full("FORWARD", &PAIR)].concat()
+    );
+}
+
+#[test]
+fn what_goes_without_flannels_comment_is_told() {
+    let commented = "-s 10.1.0.0/16 -m comment --comment \"flanneld forward\" -j ACCEPT";
+    let forward = [JUMP, JUMP, commented, PAIR[0], PAIR[1]];
+    let seen = with_rules(&GROUP, &forward);
+    let told = outdated(&rules(Family::V4), &Names::flannels(), &seen, &[]);
+    let told_of = |chain, rules: &[&str]| full(&format!("-A {chain}"), rules);
+    assert_eq!(
+        told,
+        [told_of("POSTROUTING", &GROUP), told_of("FORWARD", &PAIR)].concat()
+    );
+    // A chain goes with whatever leads there.
+    let seen = with_rules(&["-o eth0 -j FLANNEL-POSTRTG"], &[JUMP]);
+    let told = outdated(&Ruleset::none(Family::V4), &Names::flannels(), &seen, &[]);
+    assert_eq!(told, ["-A POSTROUTING -o eth0 -j FLANNEL-POSTRTG"]);
+    let told = outdated(
+        &rules(Family::V4),
+        &Names::flannels(),
+        &with_rules(&GROUP[..2], &[]),
+        &[],
+    );
+    assert_eq!(told, [""; 0]);
 }
 
 #[test]
@@ -502,6 +631,12 @@ fn old_rules_with_flannels_comment_go_whatever_their_network() {
 #[test]
 fn what_would_be_removed_is_told_line_by_line() {
     let mut seen = ours(Family::V6);
+    seen.postrouting.push_str(
+        "-A POSTROUTING -s fd00:244::/48 -d fd00:244::/48 -j RETURN\n\
+         -A POSTROUTING -s fd00:244::/48 ! -d ff00::/8 -j MASQUERADE\n\
+         -A POSTROUTING ! -s fd00:244::/48 -d fd00:244:0:7::/64 -j RETURN\n\
+         -A POSTROUTING ! -s fd00:244::/48 -d fd00:244::/48 -j MASQUERADE\n",
+    );
     seen.forward
         .push_str("-A FORWARD -s fd00:244::/48 -j ACCEPT\n-A FORWARD -d fd00:244::/48 -j ACCEPT\n");
     let network = [net("fd00:244::/48"), net("10.244.0.0/16")];
@@ -515,6 +650,10 @@ fn what_would_be_removed_is_told_line_by_line() {
     ip6tables -t nat -A FLANNEL-POSTRTG -s fd00:244::/48 ! -d ff00::/8 -m comment --comment "flanneld masq" -j MASQUERADE --random-fully
     ip6tables -t nat -A FLANNEL-POSTRTG ! -s fd00:244::/48 -d fd00:244::/48 -m comment --comment "flanneld masq" -j MASQUERADE --random-fully
     ip6tables -t nat -A POSTROUTING -m comment --comment "flanneld masq" -j FLANNEL-POSTRTG
+    ip6tables -t nat -A POSTROUTING -s fd00:244::/48 -d fd00:244::/48 -j RETURN
+    ip6tables -t nat -A POSTROUTING -s fd00:244::/48 ! -d ff00::/8 -j MASQUERADE
+    ip6tables -t nat -A POSTROUTING ! -s fd00:244::/48 -d fd00:244:0:7::/64 -j RETURN
+    ip6tables -t nat -A POSTROUTING ! -s fd00:244::/48 -d fd00:244::/48 -j MASQUERADE
     ip6tables -t filter -N FLANNEL-FWD
     ip6tables -t filter -A FLANNEL-FWD -s fd00:244::/48 -m comment --comment "flanneld forward" -j ACCEPT
     ip6tables -t filter -A FLANNEL-FWD -d fd00:244::/48 -m comment --comment "flanneld forward" -j ACCEPT
@@ -625,11 +764,11 @@ fn a_policy_to_drop_is_an_obstacle_only_without_rules_of_ours() {
 
 /// Rules of an operator, and of flannels of all times.
 fn any_builtin(chain: &'static str) -> impl Strategy<Value = Vec<String>> {
-    let mut rules: Vec<String> = [GROUP.as_slice(), &PAIR, &[REJECT]]
-        .concat()
-        .iter()
-        .map(|rule| (*rule).to_owned())
-        .collect();
+    let rules = [GROUP.as_slice(), &PAIR, &[REJECT]].concat();
+    let mut rules: Vec<Vec<String>> = rules.iter().map(|rule| vec![(*rule).to_owned()]).collect();
+    for together in [&GROUP[..], &PAIR] {
+        rules.push(together.iter().map(|rule| (*rule).to_owned()).collect());
+    }
     let (comment, ours) = match chain {
         "POSTROUTING" => ("flanneld masq", "FLANNEL-POSTRTG"),
         _ => ("flanneld forward", "FLANNEL-FWD"),
@@ -639,16 +778,19 @@ fn any_builtin(chain: &'static str) -> impl Strategy<Value = Vec<String>> {
         "-o eth0 ".to_owned(),
         String::new(),
     ] {
-        rules.push(format!("{said}-j {ours}"));
-        rules.push(format!("{said}-g {ours}"));
-        rules.push(format!("{said}-j {ours}-blue"));
-        rules.push(format!("-s 10.1.0.0/16 {said}-j ACCEPT"));
+        rules.push(vec![format!("{said}-j {ours}")]);
+        rules.push(vec![format!("{said}-g {ours}")]);
+        rules.push(vec![format!("{said}-j {ours}-blue")]);
+        rules.push(vec![format!("-s 10.1.0.0/16 {said}-j ACCEPT")]);
     }
-    rules.push(
+    rules.push(vec![
         "-m comment --comment \"it\\'s \\\"mine\\\" -j FLANNEL-FWD\" -j LOG --log-prefix \"a b\"".to_owned(),
-    );
+    ]);
     let rules = prop::collection::vec(prop::sample::select(rules), 0..12);
-    rules.prop_map(move |rules| rules.iter().map(|rule| format!("{chain} {rule}")).collect())
+    rules.prop_map(move |rules| {
+        let rules = rules.iter().flatten();
+        rules.map(|rule| format!("{chain} {rule}")).collect()
+    })
 }
 
 fn any_text() -> impl Strategy<Value = String> {
@@ -693,8 +835,16 @@ proptest! {
             host.restore(":FLANNEL-POSTRTG - [0:0]\n-A FLANNEL-POSTRTG -j RETURN\n:FLANNEL-FWD - [0:0]");
         }
         let before = host.clone();
+        let told = outdated(&rules, &names, &host.seen(), &former);
         if let Some(text) = transaction(&rules, &names, &host.seen(), &former) {
             host.restore(&text);
+        }
+        prop_assert_eq!(before.uncommented().len() - host.uncommented().len(), told.len());
+        for together in [full("POSTROUTING", &GROUP), full("FORWARD", &PAIR)] {
+            // All of them, or none.
+            let gone = |rule: &String| before.count(rule) - host.count(rule);
+            let first = gone(&together[0]);
+            prop_assert!(together.iter().all(|rule| gone(rule) == first), "{:?}", together);
         }
         prop_assert_eq!(transaction(&rules, &names, &host.seen(), &former), None);
         for (chain, rule) in [("FLANNEL-POSTRTG", &rules.masquerade), ("FLANNEL-FWD", &rules.forward)] {

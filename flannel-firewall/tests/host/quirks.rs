@@ -2,11 +2,15 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use flannel_core::{Family, Firewall, FirewallError, PerFamily, PodNetwork};
+use nix::sched::{CloneFlags, unshare};
 
 use crate::disturbances;
-use crate::setting::{ALL_RULES, Mode, Programs, everything, in_namespace, keep, keep_untouched, pods, sh};
+use crate::setting::{
+    ALL_RULES, Mode, Programs, everything, handles, in_namespace, keep, keep_untouched, pods, sh,
+};
 
 /// Puts a shell script in the place of a program; `$real` is what was there.
 fn wrap(programs: &Programs, name: &str, script: &str) {
@@ -164,6 +168,85 @@ fn rules_that_do_not_read_back_are_not_written_all_the_time() {
         sh("nft flush ruleset").await;
         keep(&firewall, &pods(Mode::Nftables)).await;
         assert_eq!(everything().await, right);
+    });
+}
+
+#[test]
+fn rules_that_somebody_deletes_as_fast_as_they_are_written_are_no_other_wording() {
+    for (mode, program, delete) in [
+        (
+            Mode::Nftables,
+            "nft",
+            "case \"$*\" in -f*) handle=$($real -a list chain ip flannel-ipv4 postrtg | sed -n 's/.*masquerade.*handle //p' \
+             | head -n 1); $real delete rule ip flannel-ipv4 postrtg handle $handle;; esac",
+        ),
+        (
+            Mode::IptablesNft,
+            "iptables-restore",
+            "iptables-nft -t nat -D FLANNEL-POSTRTG 5",
+        ),
+        (
+            Mode::IptablesLegacy,
+            "iptables-restore",
+            "iptables-legacy -t nat -D FLANNEL-POSTRTG 5",
+        ),
+    ] {
+        in_namespace(async {
+            let programs = Programs::of(mode);
+            wrap(
+                &programs,
+                program,
+                &format!("$real \"$@\"; status=$?; {delete} 2> /dev/null; exit $status"),
+            );
+            let firewall = programs.firewall(ALL_RULES);
+            for _ in 0..2 {
+                let error = firewall.keep(&pods(mode)).await.unwrap_err().to_string();
+                assert!(
+                    error.ends_with("somebody else changes them as fast as they are written"),
+                    "{mode:?}: {error}"
+                );
+            }
+            unwrap(&programs, program);
+            keep(&firewall, &pods(mode)).await;
+            keep_untouched(&firewall, &pods(mode)).await;
+        });
+    }
+}
+
+/// Puts another directory in place of what the kernel tells this thread of its network namespace.
+async fn hide_net(directory: &Path) {
+    let thread = fs::read_link("/proc/thread-self").unwrap();
+    sh(&format!(
+        "mount --bind {} /proc/{}/net",
+        directory.display(),
+        thread.display()
+    ))
+    .await;
+}
+
+#[test]
+fn jumps_do_not_pile_up_where_the_kernel_does_not_tell_of_tables() {
+    in_namespace(async {
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        sh("mount --make-rprivate /").await;
+        let programs = Programs::of(Mode::IptablesLegacy);
+        let empty = programs.directory().join("net");
+        fs::create_dir(&empty).unwrap();
+        hide_net(&empty).await;
+        let firewall = programs.firewall(ALL_RULES);
+        keep(&firewall, &pods(Mode::IptablesLegacy)).await;
+        keep_untouched(&firewall, &pods(Mode::IptablesLegacy)).await;
+        let before = handles().await;
+        assert_eq!(before.matches("-j FLANNEL-POSTRTG").count(), 2, "{before}");
+        // Names that cannot be read are an error, for a daemon that has just started too.
+        fs::create_dir(empty.join("ip_tables_names")).unwrap();
+        let error = programs
+            .firewall(ALL_RULES)
+            .keep(&pods(Mode::IptablesLegacy))
+            .await;
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("/net/ip_tables_names failed: "), "{error}");
+        assert_eq!(handles().await, before);
     });
 }
 

@@ -1,7 +1,7 @@
 //! Everything of ours taken away.
 
-use flannel_core::Family;
-use flannel_firewall::HostFirewall;
+use flannel_core::{Family, FirewallError};
+use flannel_firewall::{HostFirewall, Names};
 use tempfile::TempDir;
 
 use crate::setting::{
@@ -113,6 +113,117 @@ fn chains_that_others_made_after_us_stay_though_they_are_empty() {
         let text = sh("nft list ruleset").await;
         assert!(text.starts_with("table ip nat {\n\tchain OUTPUT {\n"), "{text}");
         assert_eq!(text.matches("chain").count(), 1, "{text}");
+    });
+}
+
+/// Rules do not survive a boot, and chains like those of before it may be anybody's.
+#[test]
+fn what_was_made_before_a_boot_is_not_removed_after_it() {
+    in_namespace(async {
+        let programs = Programs::of(Mode::IptablesNft);
+        let directory = TempDir::new().unwrap();
+        keep(&remembering(&programs, &directory), &pods(Mode::IptablesNft)).await;
+        let file = directory.path().join("tables");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let id = text.lines().next().unwrap().strip_prefix("boot ").unwrap();
+        std::fs::write(&file, text.replace(id, "another")).unwrap();
+        sh("nft flush ruleset; iptables-nft -t nat -A POSTROUTING -j ACCEPT; iptables-nft -t nat -F").await;
+        let before = everything().await;
+        assert!(before.contains("hook postrouting"), "{before}");
+        for name in ["iptables", "ip6tables"] {
+            programs.remove(name);
+            programs.remove(&format!("{name}-nft"));
+        }
+        remembering(&programs, &directory).remove(&[]).await.unwrap();
+        assert_eq!(everything().await, before);
+    });
+}
+
+#[test]
+fn rules_are_not_forgotten_where_their_program_is_gone() {
+    for (mode, names, missing) in [
+        (Mode::Nftables, ["nft"].as_slice(), ["nft"].as_slice()),
+        (
+            Mode::IptablesNft,
+            &["iptables", "iptables-nft", "ip6tables", "ip6tables-nft"],
+            &["iptables-nft", "ip6tables-nft"],
+        ),
+        (
+            Mode::IptablesLegacy,
+            &["iptables", "iptables-legacy", "ip6tables", "ip6tables-legacy"],
+            &["iptables-legacy", "ip6tables-legacy"],
+        ),
+    ] {
+        in_namespace(async {
+            let directory = TempDir::new().unwrap();
+            // The rules are there when the file comes to be.
+            let programs = Programs::of(mode);
+            keep(&programs.firewall(ALL_RULES), &pods(mode)).await;
+            keep(&remembering(&programs, &directory), &pods(mode)).await;
+            let right = everything().await;
+            let fewer = Programs::of(mode);
+            for name in names {
+                fewer.remove(name);
+            }
+            for _ in 0..2 {
+                let firewall = remembering(&fewer, &directory);
+                let leftovers = firewall.leftovers(&[]).await.unwrap_err();
+                assert!(matches!(leftovers, FirewallError::Missing { .. }), "{leftovers}");
+                let error = firewall.remove(&[]).await.unwrap_err();
+                let told = error.failures.iter().map(|failure| match failure {
+                    FirewallError::Missing { program, .. } => program.as_str(),
+                    other => panic!("{other}"),
+                });
+                assert_eq!(told.collect::<Vec<_>>(), missing, "{error}");
+            }
+            assert_eq!(everything().await, right);
+            // Whoever has other names has nothing there.
+            let other = fewer.firewall_named(ALL_RULES, Names::with_suffix("blue"));
+            let other = other.remembering(directory.path().join("tables"));
+            other.remove(&[]).await.unwrap();
+            remembering(&programs, &directory).remove(&[]).await.unwrap();
+            let text = everything().await;
+            assert!(!text.to_lowercase().contains("flannel"), "{mode:?}: {text}");
+        });
+    }
+}
+
+#[test]
+fn rules_whose_program_is_gone_are_removed_once_it_is_there_again() {
+    in_namespace(async {
+        let directory = TempDir::new().unwrap();
+        let programs = Programs::of(Mode::IptablesLegacy);
+        keep(&remembering(&programs, &directory), &pods(Mode::IptablesLegacy)).await;
+        let fewer = Programs::none();
+        fewer.add("nft", "nft");
+        let firewall = remembering(&fewer, &directory);
+        keep(&firewall, &pods(Mode::Nftables)).await;
+        assert!(everything().await.contains("-j FLANNEL-FWD"));
+        for name in ["iptables", "ip6tables"] {
+            fewer.add_iptables(name, &format!("{name}-legacy"));
+        }
+        let written = keep(&firewall, &pods(Mode::Nftables)).await.written;
+        let removed = written
+            .iter()
+            .filter(|text| text.starts_with("rules removed from "));
+        assert_eq!(removed.count(), 2, "{written:?}");
+        assert!(!everything().await.contains("FLANNEL-FWD"));
+    });
+}
+
+#[test]
+fn a_program_that_is_not_used_any_more_may_go() {
+    in_namespace(async {
+        let directory = TempDir::new().unwrap();
+        let programs = Programs::of(Mode::IptablesLegacy);
+        keep(&remembering(&programs, &directory), &pods(Mode::IptablesLegacy)).await;
+        keep(&remembering(&programs, &directory), &pods(Mode::Nftables)).await;
+        for name in ["iptables", "iptables-legacy", "ip6tables", "ip6tables-legacy"] {
+            programs.remove(name);
+        }
+        remembering(&programs, &directory).remove(&[]).await.unwrap();
+        let text = everything().await;
+        assert!(!text.to_lowercase().contains("flannel"), "{text}");
     });
 }
 

@@ -113,7 +113,8 @@ fn rules_are_kept_and_removed_as_the_page_shows() {
         let root = directory.path().join("state");
         let subnet_env = directory.path().join("subnet.env");
         let state = StateDir::open(&root, "a network").unwrap();
-        let engine = firewall::guard(Hosts::new("host-gw").engine(0, PlainRoutes), &state, &subnet_env).unwrap();
+        let engine =
+            firewall::guard(Hosts::new("host-gw").engine(0, PlainRoutes), &state, &subnet_env).unwrap();
         let handle = engine.handle();
         let running = tokio::spawn(engine.run(std::future::pending()));
         let ready = handle.wait_for(Status::is_ready);
