@@ -14,7 +14,7 @@ pub(super) enum Question {
     Alive(oneshot::Sender<()>),
 }
 
-/// Looks at an [`Engine`] while it runs. Cheap to clone.
+/// Looks at an [`Engine`](crate::Engine) while it runs. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct EngineHandle {
     pub(super) status: watch::Receiver<Arc<Status>>,
