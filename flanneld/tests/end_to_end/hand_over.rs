@@ -143,7 +143,9 @@ fn of_a_host_and_its_clone_with_the_same_node_id_each_gets_a_subnet_of_its_own()
     let [original, clone] = [0, 1].map(|index| lab.host(index));
     let first = settled_with(original, with_files_of_its_own(&lab, original));
     // The last of its files are written with the rules.
-    first.wait_for_log("rules for 10.77.0.0/16 written", SOON).unwrap();
+    first
+        .wait_for_log("rules for 10.77.0.0/16 written", SOON)
+        .unwrap();
     let options = with_files_of_its_own(&lab, clone);
     let from = format!("{}/.", files_of(&lab, original).display());
     original
