@@ -19,6 +19,10 @@ pub(crate) const HANDOVER: Duration = Duration::from_secs(2);
 /// How often it is tried.
 pub(crate) const RETRY_EVERY: Duration = Duration::from_millis(50);
 
+/// Waiting is worth a line after this. A holder that has ended may be outlived for a moment by a program that it has just
+/// started, whose copy of the lock goes when the program begins.
+const TELL_AFTER: Duration = Duration::from_millis(500);
+
 /// Says in the state directory who holds it: process, its parent, and when it started.
 const HOLDER: &str = "holder";
 
@@ -31,6 +35,7 @@ const HOLDER: &str = "holder";
 /// [`StateDirError`]; its `Locked` names the holder.
 pub(crate) async fn take(root: &Path, purpose: &str, deadline: Instant) -> Result<StateDir, StateDirError> {
     let (mut told, mut asked) = (false, false);
+    let begin = Instant::now();
     loop {
         let (path, what) = (root.to_owned(), purpose.to_owned());
         let opened = off_the_loop(move || {
@@ -48,7 +53,7 @@ pub(crate) async fn take(root: &Path, purpose: &str, deadline: Instant) -> Resul
             let (pid, directory) = (pid.clone(), directory.clone());
             asked = off_the_loop(move || ask_orphan_to_end(&directory, &pid)).await;
         }
-        if !told && !asked {
+        if !told && !asked && begin.elapsed() >= TELL_AFTER {
             warn!(%error, "waiting for it to end");
             told = true;
         }
