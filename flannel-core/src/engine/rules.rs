@@ -15,7 +15,7 @@ use crate::{Filter, Firewall, FirewallError, Kept, PodNetwork, Reason};
 const BEHIND: Duration = Duration::from_secs(2);
 
 /// After a failure, something new is tried after this all the same.
-const HURRIED_RETRY: Duration = Duration::from_millis(250);
+const HURRIED_RETRY: Duration = Duration::from_millis(100);
 
 /// So many repairs within so long a time are a fight: rules of ours are gone between them.
 const FIGHT: usize = 10;
