@@ -129,14 +129,22 @@ impl StateDir {
     /// The networks in which routes of ours may be left from earlier runs.
     #[must_use]
     pub fn networks(&self) -> Vec<IpNet> {
-        let text = fs::read_to_string(self.path.join("networks")).unwrap_or_default();
-        text.lines().filter_map(parse_net).collect()
+        read_networks(&self.path)
     }
 
     /// Where the networks are remembered, for [`remember_networks`].
     pub(crate) fn networks_file(&self) -> PathBuf {
-        self.path.join("networks")
+        self.path.join(NETWORKS)
     }
+}
+
+/// In a state: a network in each line.
+const NETWORKS: &str = "networks";
+
+/// The networks that a state remembers.
+fn read_networks(state: &Path) -> Vec<IpNet> {
+    let text = fs::read_to_string(state.join(NETWORKS)).unwrap_or_default();
+    text.lines().filter_map(parse_net).collect()
 }
 
 /// Remembers the networks in which routes of ours are.

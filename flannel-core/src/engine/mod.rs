@@ -83,7 +83,6 @@ pub struct Engine {
     store: Arc<dyn SubnetStore>,
     programmer: Arc<dyn RouteProgrammer>,
     host: Arc<dyn HostSource>,
-    firewall: Option<Arc<dyn Firewall>>,
     world: World,
     files: Files,
     status: watch::Sender<Arc<Status>>,
@@ -113,7 +112,6 @@ impl Engine {
             store,
             programmer: kernel.clone(),
             host: kernel,
-            firewall: None,
             world,
             files,
             status,
@@ -126,8 +124,7 @@ impl Engine {
     /// Has the rules kept that pods need in the packet filter.
     #[must_use]
     pub fn with_firewall(mut self, firewall: Arc<dyn Firewall>) -> Self {
-        self.world.guard(firewall.clone());
-        self.firewall = Some(firewall);
+        self.world.guard(firewall);
         self
     }
 
@@ -263,8 +260,7 @@ impl Engine {
                 .boxed(),
             );
         }
-        if let (Some(firewall), Some(pods)) = (&self.firewall, self.world.next_rules(now)) {
-            let firewall = firewall.clone();
+        if let Some((firewall, pods)) = self.world.next_rules(now) {
             io.rules = Some(
                 async move {
                     let kept = timeout(FIREWALL_DEADLINE, firewall.keep(&pods)).await;

@@ -90,9 +90,10 @@ impl Rules {
         self.look_wanted = true;
     }
 
-    /// Whether to look at them now, and for what they are to be.
-    pub(super) fn next(&mut self, now: Instant) -> Option<PodNetwork> {
-        let resync = self.firewall.as_ref()?.resync();
+    /// Whether to look at them now: by whom, and for what they are to be.
+    pub(super) fn next(&mut self, now: Instant) -> Option<(Arc<dyn Firewall>, PodNetwork)> {
+        let firewall = self.firewall.clone()?;
+        let resync = firewall.resync();
         let due = match &self.failing {
             None => self.looks.is_due(self.is_news(), resync, now),
             Some(_) => self.wake().is_some_and(|at| now >= at),
@@ -103,7 +104,7 @@ impl Rules {
         self.look_wanted = false;
         self.looking = self.wanted.is_some();
         self.tried.clone_from(&self.wanted);
-        self.wanted.clone()
+        self.wanted.clone().map(|pods| (firewall, pods))
     }
 
     /// When [`Rules::next`] has something to say.

@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
-use super::{StateDir, StateDirError, directory_name, holder, made, names};
+use super::{StateDir, StateDirError, directory_name, holder, made, names, read_networks};
 use crate::SubnetEnv;
-use crate::subnet::parse_net;
 
 /// What a daemon that does not run has left behind in files. As long as this value lives it cannot be
 /// started. Looking changes nothing.
@@ -78,8 +77,7 @@ impl Leftovers {
     #[must_use]
     pub fn networks(&self) -> Vec<IpNet> {
         let env = SubnetEnv::read(&self.subnet_env).unwrap_or_default();
-        let text = fs::read_to_string(self.state.join("networks")).unwrap_or_default();
-        let mut networks: Vec<IpNet> = text.lines().filter_map(parse_net).collect();
+        let mut networks = read_networks(&self.state);
         networks.extend(env.networks.iter().map(|(_, network)| *network));
         networks.sort_unstable();
         networks.dedup();

@@ -52,8 +52,8 @@ impl World {
         }
     }
 
-    /// For what to look at the packet filter's rules, if that is due.
-    pub(in crate::engine) fn next_rules(&mut self, now: Instant) -> Option<PodNetwork> {
+    /// Who is to look at the packet filter's rules, and for what, if that is due.
+    pub(in crate::engine) fn next_rules(&mut self, now: Instant) -> Option<(Arc<dyn Firewall>, PodNetwork)> {
         self.rules.next(now)
     }
 
