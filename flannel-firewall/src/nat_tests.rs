@@ -1,20 +1,9 @@
-use flannel_core::PerFamily;
-
 use super::*;
 
 fn pods(ranges: &[&str]) -> PodNetwork {
-    let net = |text: &str| Some(text.parse().unwrap());
     PodNetwork {
-        networks: PerFamily {
-            v4: net("10.244.0.0/16"),
-            v6: net("fd00:244::/48"),
-        },
-        subnets: PerFamily {
-            v4: net("10.244.7.0/24"),
-            v6: net("fd00:244:0:7::/64"),
-        },
         unmasqueraded: ranges.iter().map(|range| range.parse().unwrap()).collect(),
-        ..PodNetwork::default()
+        ..crate::ruleset::tests::pods()
     }
 }
 

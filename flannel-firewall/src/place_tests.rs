@@ -1,11 +1,10 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use flannel_core::PerFamily;
 use tempfile::TempDir;
 
 use super::*;
-use crate::ruleset::RuleOptions;
+use crate::ruleset::tests::{ALL, pods};
 
 /// A host with programs that say nothing but their version.
 async fn places(programs: &[(&str, &str)]) -> Places {
@@ -26,23 +25,7 @@ const NFT: &str = "iptables v1.8.9 (nf_tables)";
 
 #[tokio::test]
 async fn commands_name_the_program_that_sees_the_place() {
-    let pods = PodNetwork {
-        networks: PerFamily {
-            v4: Some("10.244.0.0/16".parse().unwrap()),
-            v6: None,
-        },
-        subnets: PerFamily {
-            v4: Some("10.244.7.0/24".parse().unwrap()),
-            v6: None,
-        },
-        ..PodNetwork::default()
-    };
-    let options = RuleOptions {
-        masquerade: true,
-        forward: true,
-        random_fully: true,
-    };
-    let rules = Ruleset::for_pods(Family::V4, &pods, options);
+    let rules = Ruleset::for_pods(Family::V4, &pods(), ALL);
     let found = Found::Chains(Seen {
         postrouting: "-P POSTROUTING ACCEPT
 -A POSTROUTING -s 10.244.0.0/16 -d 10.244.0.0/16 -j RETURN

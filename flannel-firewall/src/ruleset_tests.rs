@@ -10,11 +10,28 @@ use proptest::test_runner::TestRunner;
 use super::*;
 use crate::nat::decide;
 
-const ALL: RuleOptions = RuleOptions {
+/// Every rule that there can be.
+pub(crate) const ALL: RuleOptions = RuleOptions {
     masquerade: true,
     forward: true,
     random_fully: true,
 };
+
+/// A network of both families.
+pub(crate) fn pods() -> PodNetwork {
+    let net = |text: &str| Some(text.parse().unwrap());
+    PodNetwork {
+        networks: PerFamily {
+            v4: net("10.244.0.0/16"),
+            v6: net("fd00:244::/48"),
+        },
+        subnets: PerFamily {
+            v4: net("10.244.7.0/24"),
+            v6: net("fd00:244:0:7::/64"),
+        },
+        ..PodNetwork::default()
+    }
+}
 
 /// The address of a network with these host bits.
 fn inside(net: IpNet, bits: u128) -> IpAddr {

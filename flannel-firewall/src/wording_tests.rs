@@ -1,27 +1,11 @@
-use flannel_core::{Family, PerFamily, PodNetwork};
+use flannel_core::Family;
 
 use super::*;
-use crate::ruleset::RuleOptions;
+use crate::ruleset::tests::{ALL, pods};
 use crate::{iptables, nft};
 
 fn rules() -> Ruleset {
-    let pods = PodNetwork {
-        networks: PerFamily {
-            v4: Some("10.244.0.0/16".parse().unwrap()),
-            v6: None,
-        },
-        subnets: PerFamily {
-            v4: Some("10.244.7.0/24".parse().unwrap()),
-            v6: None,
-        },
-        ..PodNetwork::default()
-    };
-    let options = RuleOptions {
-        masquerade: true,
-        forward: true,
-        random_fully: true,
-    };
-    Ruleset::for_pods(Family::V4, &pods, options)
+    Ruleset::for_pods(Family::V4, &pods(), ALL)
 }
 
 #[test]

@@ -1,37 +1,17 @@
-use flannel_core::{Filter, PerFamily, PodNetwork};
+use flannel_core::{Filter, PodNetwork};
 use insta::assert_snapshot;
 use proptest::prelude::*;
 
 use super::*;
 use crate::ruleset::RuleOptions;
-use crate::ruleset::tests::any_rules;
+use crate::ruleset::tests::{ALL, any_rules, pods};
 
 mod fake;
 
 use fake::Fake;
 
-const ALL: RuleOptions = RuleOptions {
-    masquerade: true,
-    forward: true,
-    random_fully: true,
-};
-
 fn net(text: &str) -> IpNet {
     text.parse().unwrap()
-}
-
-fn pods() -> PodNetwork {
-    PodNetwork {
-        networks: PerFamily {
-            v4: Some(net("10.244.0.0/16")),
-            v6: Some(net("fd00:244::/48")),
-        },
-        subnets: PerFamily {
-            v4: Some(net("10.244.7.0/24")),
-            v6: Some(net("fd00:244:0:7::/64")),
-        },
-        ..PodNetwork::default()
-    }
 }
 
 fn rules(family: Family) -> Ruleset {

@@ -1,10 +1,10 @@
-use flannel_core::{PerFamily, PodNetwork};
+use flannel_core::PodNetwork;
 use insta::assert_snapshot;
 use proptest::prelude::*;
 
 use super::*;
 use crate::ruleset::RuleOptions;
-use crate::ruleset::tests::any_rules;
+use crate::ruleset::tests::{ALL, any_rules, pods};
 
 /// What nft 1.0.6 printed of flannel's rules for IPv4, put right.
 const LISTED_V4: &str = include_str!("testdata/v4.txt");
@@ -12,27 +12,6 @@ const LISTED_V4: &str = include_str!("testdata/v4.txt");
 const LISTED_V4_IN_NUMBERS: &str = include_str!("testdata/v4-an.txt");
 /// Of IPv6, with two ranges and a suffix, without random ports.
 const LISTED_V6: &str = include_str!("testdata/v6.txt");
-
-fn pods() -> PodNetwork {
-    let net = |text: &str| Some(text.parse().unwrap());
-    PodNetwork {
-        networks: PerFamily {
-            v4: net("10.244.0.0/16"),
-            v6: net("fd00:244::/48"),
-        },
-        subnets: PerFamily {
-            v4: net("10.244.7.0/24"),
-            v6: net("fd00:244:0:7::/64"),
-        },
-        ..PodNetwork::default()
-    }
-}
-
-const ALL: RuleOptions = RuleOptions {
-    masquerade: true,
-    forward: true,
-    random_fully: true,
-};
 
 fn v4() -> Ruleset {
     Ruleset::for_pods(Family::V4, &pods(), ALL)
