@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use flannel_backend_hostgw::HostGw;
 use flannel_core::{
-    Applied, Backend, Changed, Context, DefaultRoute, Desired, Engine, EngineHandle, Family, Gap, Host,
+    Applied, Changed, Context, DataPlane, DefaultRoute, Desired, Engine, EngineHandle, Family, Gap, Host,
     HostFacts, HostSource, KernelError, Lease, LeaseAttrs, Link, LinkAddress, NetworkConfig, NodeId, Object,
     ObjectId, Op, Options, PerFamily, RouteProgrammer, Scope, State, StoreError, StoreEvent, SubnetKey,
     SubnetStore, Uplink,
@@ -70,6 +70,8 @@ pub fn facts() -> HostFacts {
             mtu: 1500,
             up: true,
             loopback: false,
+            mac: None,
+            strict_reverse_path: false,
             addresses: vec![address],
         }],
         default_routes: vec![DefaultRoute {
@@ -105,6 +107,7 @@ pub fn desired(leases: impl Iterator<Item = Lease>) -> State {
     };
     let (host, config) = (
         Host {
+            node: NodeId(1),
             uplink,
             facts: Arc::new(facts()),
         },

@@ -1,9 +1,11 @@
 #![doc = include_str!("../README.md")]
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use flannel_core::{
-    Backend, BackendError, Context, Desired, Family, Hop, Host, Lease, Published, Route, Skip,
+    Backend, BackendError, Context, DataPlane, Desired, Family, Hop, Host, Lease, NetworkConfig, Published,
+    Route, Skip,
 };
 
 /// The name in the network config and in leases.
@@ -19,6 +21,13 @@ impl Backend for HostGw {
         KIND
     }
 
+    /// There are no options.
+    fn configure(&self, _config: &NetworkConfig) -> Result<Arc<dyn DataPlane>, BackendError> {
+        Ok(Arc::new(*self))
+    }
+}
+
+impl DataPlane for HostGw {
     /// That of the uplink: packets travel as they are.
     fn mtu(&self, host: &Host) -> u32 {
         host.uplink.mtu

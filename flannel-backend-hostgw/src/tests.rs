@@ -1,7 +1,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use flannel_core::{HostFacts, LeaseAttrs, NetworkConfig, Object, PerFamily, Uplink};
+use flannel_core::{HostFacts, LeaseAttrs, NodeId, Object, PerFamily, Uplink};
 
 use super::*;
 
@@ -26,6 +26,7 @@ fn host(addresses: PerFamily<IpAddr>, public: PerFamily<IpAddr>) -> Host {
         public,
     };
     Host {
+        node: NodeId(1),
         uplink,
         facts: Arc::new(HostFacts::default()),
     }

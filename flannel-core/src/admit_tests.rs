@@ -24,6 +24,8 @@ impl Fixture {
             mtu: 1500,
             up: true,
             loopback: false,
+            mac: None,
+            strict_reverse_path: false,
             addresses: nets
                 .iter()
                 .map(|net| LinkAddress {
@@ -71,6 +73,7 @@ impl Fixture {
             public,
         };
         let host = Host {
+            node: crate::NodeId(1),
             uplink,
             facts: Arc::new(facts),
         };

@@ -1,15 +1,37 @@
-//! Backends as a trait: from leases to the kernel objects that ought to exist.
+//! Backends as traits: from leases to the kernel objects that ought to exist.
+
+use std::sync::Arc;
 
 use serde_json::value::RawValue;
 use thiserror::Error;
 
-use crate::{Family, Host, Lease, NetworkConfig, Object, ObjectId, State};
+use crate::{DeviceName, Family, Host, Lease, NetworkConfig, Object, ObjectId, State};
 
-/// How hosts reach each other's subnets. Pure and synchronous: facts in, objects out. Backends
-/// never see the kernel, the store or the clock.
+/// A way for hosts to reach each other's subnets that a network config can name.
 pub trait Backend: Send + Sync {
     /// The name in the network config and in leases, `host-gw`.
     fn kind(&self) -> &'static str;
+
+    /// What it comes to with the options of this network.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError`], when an option has a value that it cannot have.
+    fn configure(&self, config: &NetworkConfig) -> Result<Arc<dyn DataPlane>, BackendError>;
+}
+
+/// A backend with the options of one network. Pure and synchronous: facts in, objects out. It never
+/// sees the kernel, the store or the clock.
+pub trait DataPlane: Send + Sync {
+    /// The devices that it makes. Everything under these names is its own.
+    fn devices(&self) -> Vec<DeviceName> {
+        Vec::new()
+    }
+
+    /// Whether it goes by [`HostFacts::underlay`](crate::HostFacts).
+    fn follows_underlay(&self) -> bool {
+        false
+    }
 
     /// The MTU, in bytes, that is left for pods.
     fn mtu(&self, host: &Host) -> u32;
@@ -20,6 +42,11 @@ pub trait Backend: Send + Sync {
     ///
     /// [`BackendError`], when the backend cannot work on this host as it is.
     fn publish(&self, host: &Host, before: Option<&Lease>) -> Result<Published, BackendError>;
+
+    /// What ought to exist whoever the peers are: devices and their addresses.
+    fn base(&self, context: &Context<'_>, out: &mut Desired) {
+        let _ = (context, out);
+    }
 
     /// What ought to exist for one peer.
     ///

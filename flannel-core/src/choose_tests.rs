@@ -81,6 +81,8 @@ fn protected(networks: &[IpNet]) -> Protected {
         mtu: 1500,
         up: true,
         loopback: false,
+        mac: None,
+        strict_reverse_path: false,
         addresses: addresses.collect(),
     };
     let uplink = Uplink {
@@ -94,6 +96,7 @@ fn protected(networks: &[IpNet]) -> Protected {
         ..HostFacts::default()
     };
     let host = Host {
+        node: NodeId(1),
         uplink,
         facts: Arc::new(facts),
     };

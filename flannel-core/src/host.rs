@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use ipnet::IpNet;
 
 use crate::family::is_link_local;
-use crate::{DeviceName, Family, KernelError, Uplink};
+use crate::{DeviceName, Family, KernelError, MacAddress, NodeId, Uplink};
 
 /// Where facts about the host come from. That they changed is announced by
 /// [`Changed::Host`](crate::Changed::Host).
@@ -37,6 +37,59 @@ pub struct HostFacts {
     pub unforwarded: Unforwarded,
     /// Chains of the packet filter that drop what they are not told to accept, as far as known.
     pub filters: Vec<Filter>,
+    /// How addresses of hosts on the same links are reached.
+    pub underlay: Underlay,
+    /// The version of the kernel, as far as known.
+    pub kernel: Option<KernelRelease>,
+}
+
+/// The version of a kernel, `6.1` of `6.1.0-18-amd64`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KernelRelease {
+    /// The first number.
+    pub major: u32,
+    /// The second.
+    pub minor: u32,
+}
+
+/// Routes of table main that have no gateway, and those within their destinations that have one, or that
+/// drop packets. Whatever policy routing has in other tables is not seen.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Underlay(BTreeMap<(IpNet, u32), Option<DeviceName>>);
+
+impl Underlay {
+    /// Takes a route: its destination, its metric, and the device on whose link its destination is;
+    /// `None` when that is behind a gateway, or nowhere. Of several with one destination and metric the
+    /// first counts, as it does for the kernel.
+    pub fn insert(&mut self, destination: IpNet, metric: u32, on_link: Option<DeviceName>) {
+        self.0.entry((destination.trunc(), metric)).or_insert(on_link);
+    }
+
+    /// Leaves out what says nothing about any link: routes behind a gateway that lie in no destination
+    /// on one.
+    pub fn retain_relevant(&mut self) {
+        let on_link = |(net, device): (&(IpNet, u32), &Option<DeviceName>)| device.map(|_| net.0);
+        let links: Vec<IpNet> = self.0.iter().filter_map(on_link).collect();
+        self.0
+            .retain(|(net, _), device| device.is_some() || links.iter().any(|link| link.contains(net)));
+    }
+
+    /// On whose link an address is, going by the longest destination that contains it.
+    #[must_use]
+    pub fn link_of(&self, address: IpAddr) -> Option<DeviceName> {
+        let containing = self.0.iter().filter(|((net, _), _)| net.contains(&address));
+        // The map is in the order of metrics where destinations are equal, and the first wins.
+        let best = containing.min_by_key(|((net, metric), _)| (u8::MAX - net.prefix_len(), *metric))?;
+        *best.1
+    }
+
+    /// The same without what lies in any of these networks.
+    #[must_use]
+    pub fn outside(&self, networks: &[IpNet]) -> Self {
+        let outside = |net: &IpNet| !networks.iter().any(|network| network.contains(net));
+        let routes = self.0.iter().filter(|((net, _), _)| outside(net));
+        Self(routes.map(|(key, device)| (*key, *device)).collect())
+    }
 }
 
 /// Where packets that are for others are dropped, because forwarding is switched off.
@@ -83,6 +136,11 @@ pub struct Link {
     pub up: bool,
     /// Whether it is the loopback device.
     pub loopback: bool,
+    /// Its MAC address, if it has one.
+    pub mac: Option<MacAddress>,
+    /// Whether packets that come in by it are dropped unless the way back leads out of it
+    /// (`net.ipv4.conf.<device>.rp_filter` or that of `all` is 1, and neither is 2).
+    pub strict_reverse_path: bool,
     /// Its addresses in the kernel's order.
     pub addresses: Vec<LinkAddress>,
 }
@@ -162,6 +220,8 @@ impl HostFacts {
 /// The host as backends see it: rebuilt whenever a fact changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
+    /// Who it is.
+    pub node: NodeId,
     /// The way to the other hosts.
     pub uplink: Uplink,
     /// Everything else.

@@ -8,13 +8,23 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use thiserror::Error;
 
-/// The members of one object in the order in which they stand, each value as it was written.
+/// The members of a JSON object in the order in which they stand, each value as it was written. Read as
+/// Go's `encoding/json` does: names match whatever their case, the last of several with one name counts,
+/// and unknown ones are no error.
+///
+/// ```
+/// use flannel_core::Members;
+///
+/// let mut members: Members = serde_json::from_str(r#"{"Type": "vxlan", "vni": 7}"#).unwrap();
+/// assert_eq!(members.read("VNI", "a number"), Ok(Some(7)));
+/// assert_eq!(members.read::<u16>("Port", "a port"), Ok(None));
+/// ```
 #[derive(Debug, Default)]
-pub(crate) struct Members(Vec<(String, Box<RawValue>)>);
+pub struct Members(Vec<(String, Box<RawValue>)>);
 
 impl Members {
     /// Takes out the member `name`: the last one, as Go does.
-    pub(crate) fn take(&mut self, name: &str) -> Option<Box<RawValue>> {
+    pub fn take(&mut self, name: &str) -> Option<Box<RawValue>> {
         let mut found = None;
         self.0.retain_mut(|(key, value)| {
             let ours = key.eq_ignore_ascii_case(name);
@@ -26,8 +36,13 @@ impl Members {
         found
     }
 
-    /// Reads the member `name`; one that is missing or `null` leaves its default in place, as in Go.
-    pub(crate) fn read<T: DeserializeOwned>(
+    /// Reads the member `name`, and takes it out; one that is missing or `null` leaves its default in place,
+    /// as in Go.
+    ///
+    /// # Errors
+    ///
+    /// [`MemberError`], when its value is not what `expected` describes.
+    pub fn read<T: DeserializeOwned>(
         &mut self,
         name: &'static str,
         expected: &'static str,
@@ -40,7 +55,8 @@ impl Members {
     }
 
     /// What nobody took.
-    pub(crate) fn rest(self) -> Vec<(String, Box<RawValue>)> {
+    #[must_use]
+    pub fn rest(self) -> Vec<(String, Box<RawValue>)> {
         self.0
     }
 }

@@ -8,7 +8,7 @@ use futures_core::stream::BoxStream;
 use ipnet::IpNet;
 use thiserror::Error;
 
-use crate::{DeviceName, Object, Op};
+use crate::{DeviceName, Object, ObjectId, Op};
 
 /// Reads and changes the kernel objects of a network. `flannel-netlink` has the one for Linux;
 /// [`testing::FakeKernel`](crate::testing) stands in for it. Whoever writes another runs the
@@ -44,6 +44,12 @@ pub trait RouteProgrammer: Send + Sync {
 pub struct Scope {
     /// Routes in table main whose destination lies in one of these.
     pub networks: Vec<IpNet>,
+    /// Devices of these names, with their addresses, their permanent neighbours and the permanent
+    /// entries of their forwarding databases.
+    pub devices: Vec<DeviceName>,
+    /// Whether routes by which other hosts are reached ([`HostFacts::underlay`](crate::HostFacts))
+    /// matter: a watch tells of [`Changed::Host`] when one outside the networks changes.
+    pub underlay: bool,
 }
 
 impl Scope {
@@ -51,6 +57,21 @@ impl Scope {
     #[must_use]
     pub fn covers(&self, destination: IpNet) -> bool {
         self.networks.iter().any(|network| network.contains(&destination))
+    }
+
+    /// Whether an object is in scope.
+    #[must_use]
+    pub fn includes(&self, id: &ObjectId) -> bool {
+        match id {
+            ObjectId::Route(route) => self.covers(route.destination),
+            _ => id.device().is_some_and(|device| self.has(&device)),
+        }
+    }
+
+    /// Whether a device is in scope.
+    #[must_use]
+    pub fn has(&self, device: &DeviceName) -> bool {
+        self.devices.contains(device)
     }
 }
 
@@ -62,6 +83,11 @@ pub enum Changed {
     Appeared(Object),
     /// An object was removed.
     Vanished(Object),
+    /// A device in scope was made, changed or removed, or an address of it was: somebody is to look.
+    Device(DeviceName),
+    /// What is in this place on a device in scope is nothing that an [`Object`] says any more, such as a
+    /// neighbour that ages where a permanent one was.
+    Gone(ObjectId),
     /// Links, addresses, default routes or chains that forwarded packets pass changed: facts about the
     /// host.
     Host,

@@ -13,6 +13,7 @@ mod host;
 mod json;
 mod kernel;
 mod lease;
+mod mac;
 mod object;
 mod ownership;
 mod plan;
@@ -23,12 +24,13 @@ mod status;
 mod store;
 mod subnet;
 mod subnet_env;
+mod territory;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod uplink;
 
 pub use admit::{Admission, Refusal};
-pub use backend::{Backend, BackendError, Context, Desired, Published, Skip};
+pub use backend::{Backend, BackendError, Context, DataPlane, Desired, Published, Skip};
 pub use choose::{Choice, Identity, Rival, TakeOver, Unavailable, Wish, choose};
 pub use config::{BackendConfig, ConfigError, Misspelt, NetworkConfig, Range};
 pub use device::{DeviceName, DeviceNameError};
@@ -36,13 +38,16 @@ pub use engine::{Engine, EngineHandle, Options};
 pub use family::{Family, PerFamily};
 pub use firewall::{Firewall, FirewallError, Kept, PodNetwork};
 pub use host::{
-    DefaultRoute, Filter, Host, HostFacts, HostSource, Link, LinkAddress, Protected, Reached, Unforwarded,
+    DefaultRoute, Filter, Host, HostFacts, HostSource, KernelRelease, Link, LinkAddress, Protected, Reached,
+    Underlay, Unforwarded,
 };
-pub use json::MemberError;
+pub use json::{MemberError, Members};
 pub use kernel::{Applied, Changed, KernelError, OpError, OpErrorKind, RouteProgrammer, Scope};
 pub use lease::{Lease, LeaseAttrs, LeaseValueError, Leases, NodeId, NodeIdError, Token};
+pub use mac::{MacAddress, MacAddressError};
 pub use object::{
-    Hop, Hops, Object, ObjectId, PROTOCOL_BOOT, PROTOCOL_KERNEL, Route, RouteId, RouteKind, State,
+    Address, AddressId, Device, DeviceKind, Forwarding, ForwardingId, Hop, Hops, Neighbour, NeighbourId,
+    Object, ObjectId, PROTOCOL_BOOT, PROTOCOL_KERNEL, Route, RouteId, RouteKind, State, Vxlan,
 };
 pub use ownership::{Conflict, DEFAULT_PROTOCOL, Effect, Owner, Ownership};
 pub use plan::{Op, Plan, diff};

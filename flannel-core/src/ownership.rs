@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 
 use crate::object::PROTOCOL_BOOT;
-use crate::{Object, Route, RouteId, Scope, State};
+use crate::{Device, DeviceKind, Object, Route, RouteId, Scope, State};
 
 /// The protocol that marks our routes unless another is asked for.
 pub const DEFAULT_PROTOCOL: u8 = 70;
@@ -11,7 +11,7 @@ pub const DEFAULT_PROTOCOL: u8 = 70;
 /// How our objects are told from everybody else's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ownership {
-    /// Where we put anything at all: this network, and the one before it.
+    /// Where we put anything at all: this network and our devices, and those before them.
     pub scope: Scope,
     /// The protocol that marks our routes (`RTPROT_` in `linux/rtnetlink.h`).
     pub protocol: u8,
@@ -30,24 +30,51 @@ pub enum Owner {
 }
 
 impl Ownership {
+    /// Whose an object in a dump is; `leased` tells whether exactly this destination is a current peer's
+    /// subnet. Our devices are ours with the neighbours and forwarding entries on them, and with those
+    /// addresses that lie in our networks: others, such as those of a DHCP client, are the operator's.
+    pub fn owner(&self, object: &Object, leased: impl FnOnce(IpNet) -> bool) -> Owner {
+        let ours = match object {
+            Object::Route(route) => return self.route_owner(route, leased),
+            Object::Device(device) => self.is_our_kind(device),
+            Object::Address(address) => self.scope.covers(address.id.net),
+            Object::Forwarding(_) | Object::Neighbour(_) => true,
+        };
+        let in_scope = object.id().device().is_some_and(|device| self.scope.has(&device));
+        if ours && in_scope {
+            Owner::Ours
+        } else {
+            Owner::Foreign
+        }
+    }
+
+    /// Something else under the name of a device of ours is somebody else's.
+    fn is_our_kind(&self, device: &Device) -> bool {
+        matches!(device.kind, DeviceKind::Vxlan(_)) && self.scope.has(&device.name)
+    }
+
     /// Whose `route` is; `leased` tells whether exactly this destination is a current peer's subnet.
+    /// Over a device of ours even a route that flannel made for nobody who is left is ours.
     ///
     /// ```
     /// use flannel_core::{Hop, Owner, Ownership, Route, Scope};
     ///
-    /// let ours = Ownership { scope: Scope { networks: vec!["10.5.0.0/16".parse().unwrap()] }, protocol: 70 };
+    /// let scope = Scope { networks: vec!["10.5.0.0/16".parse().unwrap()], ..Scope::default() };
+    /// let ours = Ownership { scope, protocol: 70 };
     /// let hop = Hop::via("192.0.2.7".parse().unwrap(), "eth0".parse().unwrap());
     /// let route = |protocol| Route::unicast("10.5.7.0/24".parse().unwrap(), hop, protocol);
-    /// assert_eq!(ours.owner(&route(70), |_| false), Owner::Ours);
-    /// assert_eq!(ours.owner(&route(3), |_| true), Owner::Unmarked);
-    /// assert_eq!(ours.owner(&route(4), |_| true), Owner::Foreign);
+    /// assert_eq!(ours.route_owner(&route(70), |_| false), Owner::Ours);
+    /// assert_eq!(ours.route_owner(&route(3), |_| true), Owner::Unmarked);
+    /// assert_eq!(ours.route_owner(&route(4), |_| true), Owner::Foreign);
     /// ```
-    pub fn owner(&self, route: &Route, leased: impl FnOnce(IpNet) -> bool) -> Owner {
+    pub fn route_owner(&self, route: &Route, leased: impl FnOnce(IpNet) -> bool) -> Owner {
         let destination = route.id.destination;
         if !self.scope.covers(destination) {
             return Owner::Foreign;
         }
-        if route.protocol == self.protocol {
+        let hops = route.hops.as_slice();
+        let over_ours = !hops.is_empty() && hops.iter().all(|hop| self.scope.has(&hop.device));
+        if route.protocol == self.protocol || over_ours && route.protocol == PROTOCOL_BOOT {
             return Owner::Ours;
         }
         let plain = RouteId {
@@ -64,8 +91,7 @@ impl Ownership {
     pub fn split(&self, dump: Vec<Object>, leased: impl Fn(IpNet) -> bool) -> (State, Vec<Object>) {
         let (mut ours, mut foreign) = (State::new(), Vec::new());
         for object in dump {
-            let Object::Route(route) = &object;
-            match self.owner(route, &leased) {
+            match self.owner(&object, &leased) {
                 Owner::Ours | Owner::Unmarked => drop(ours.insert(object.id(), object)),
                 Owner::Foreign => foreign.push(object),
             }
@@ -117,10 +143,14 @@ pub(crate) fn conflicts<'a>(
     peer: &'a dyn Fn(IpNet) -> bool,
 ) -> impl Iterator<Item = Conflict> + 'a {
     foreign.iter().filter_map(move |object| {
-        let Object::Route(route) = object;
+        let in_the_way = want.contains_key(&object.id());
+        // A device of somebody else's under the name of ours is told of as one that cannot be made.
+        let Object::Route(route) = object else {
+            return None;
+        };
         let destination = route.id.destination;
         // One that is stacked behind ours has not its place.
-        let effect = if want.contains_key(&object.id()) {
+        let effect = if in_the_way {
             Effect::InTheWay
         } else if own(destination) {
             return None;

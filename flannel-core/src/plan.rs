@@ -27,6 +27,28 @@ impl Op {
         }
     }
 
+    /// The object that it makes or removes.
+    #[must_use]
+    pub const fn object(&self) -> &Object {
+        match self {
+            Self::Add(object) | Self::Replace { to: object, .. } | Self::Remove(object) => object,
+        }
+    }
+
+    /// Whether whatever rests on the object is gone once it has succeeded: a device was removed, or had
+    /// to be made anew.
+    #[must_use]
+    pub fn clears_device(&self) -> bool {
+        match self {
+            Self::Remove(Object::Device(_)) => true,
+            Self::Replace {
+                from: Object::Device(from),
+                to: Object::Device(to),
+            } => from.is_remade_for(to).is_some(),
+            _ => false,
+        }
+    }
+
     /// What stands in the object's place once it has succeeded.
     #[must_use]
     pub const fn result(&self) -> Option<&Object> {
@@ -41,7 +63,7 @@ impl Op {
 pub type Plan = Vec<Op>;
 
 /// The changes that turn `have` into `want`: additions and replacements first, in the order of
-/// creation, then removals in the reverse order.
+/// creation, then removals in the reverse order. What a wanted object leaves open is not changed.
 ///
 /// ```
 /// use flannel_core::{Hop, Op, Route, State, diff};
@@ -67,7 +89,7 @@ pub fn diff(have: &State, want: &State) -> Plan {
 pub(crate) fn diff_of(have: &State, want: &State, ids: impl Iterator<Item = ObjectId>) -> Plan {
     ids.filter_map(|id| match (have.get(&id), want.get(&id)) {
         (None, Some(to)) => Some(Op::Add(to.clone())),
-        (Some(from), Some(to)) if from != to => Some(Op::Replace {
+        (Some(from), Some(to)) if !from.satisfies(to) => Some(Op::Replace {
             from: from.clone(),
             to: to.clone(),
         }),

@@ -51,7 +51,9 @@ fn what_is_missing_is_added_what_differs_replaced_and_what_is_left_over_removed(
 
 #[test]
 fn every_field_of_a_route_counts() {
-    let Object::Route(plain) = route("10.5.1.0/24", "192.0.2.1");
+    let Object::Route(plain) = route("10.5.1.0/24", "192.0.2.1") else {
+        panic!("a route");
+    };
     let hop = |gateway: &str, device: &str, onlink| Hop {
         onlink,
         ..Hop::via(gateway.parse().unwrap(), device.parse().unwrap())
@@ -102,7 +104,9 @@ fn every_field_of_a_route_counts() {
 
 #[test]
 fn a_route_with_another_metric_or_position_is_another_route() {
-    let Object::Route(plain) = route("10.5.1.0/24", "192.0.2.1");
+    let Object::Route(plain) = route("10.5.1.0/24", "192.0.2.1") else {
+        panic!("a route");
+    };
     for id in [
         RouteId {
             metric: 50,

@@ -46,6 +46,23 @@ pub(crate) fn forwarding(config: &NetworkConfig, host: &Host, own: Option<&Subne
     join(texts)
 }
 
+/// That packets are dropped which come by one way while the way back leads another, as they do for a
+/// moment wherever a peer comes to be on our link, or ceases to, and two hosts do not see that at once.
+pub(crate) fn reverse_path(facts: &HostFacts, devices: &[DeviceName]) -> Option<String> {
+    let strict = devices.iter().filter(|device| {
+        let link = facts.link(device);
+        link.is_some_and(|link| link.strict_reverse_path)
+    });
+    let strict = strict.map(|device| {
+        format!(
+            "packets that come in by {device} are dropped while a peer is reached another way, as happens with \
+             DirectRouting (net.ipv4.conf.{device}.rp_filter or that of all is 1); \
+             sysctl -w net.ipv4.conf.{device}.rp_filter=2"
+        )
+    });
+    join(strict.collect())
+}
+
 /// That a chain of the packet filter may drop packets from pods to pods.
 pub(crate) fn filtering<'a>(
     config: &NetworkConfig,
@@ -117,7 +134,7 @@ fn accept(filter: &Filter, network: IpNet) -> String {
 /// An address in the network, but not in our own subnet, on a device that is no way to other hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Misplaced {
-    device: DeviceName,
+    pub(crate) device: DeviceName,
     address: IpNet,
     /// What the device ought to have instead: the first address of our subnet.
     ought: IpNet,

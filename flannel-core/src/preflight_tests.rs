@@ -35,6 +35,8 @@ fn host(devices: &[(&str, &[&str])]) -> Host {
         mtu: 1500,
         up: true,
         loopback: *name == "lo",
+        mac: None,
+        strict_reverse_path: false,
         addresses: nets
             .iter()
             .map(|text| LinkAddress {
@@ -50,6 +52,7 @@ fn host(devices: &[(&str, &[&str])]) -> Host {
         v6: None,
     };
     Host {
+        node: NodeId(1),
         uplink: Uplink {
             device: device("eth1"),
             mtu: 1500,

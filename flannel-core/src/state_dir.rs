@@ -3,6 +3,7 @@
 mod made;
 mod names;
 mod removal;
+mod territory;
 
 use std::fs::{self, File, TryLockError};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -15,9 +16,10 @@ use tracing::warn;
 
 pub use removal::Leftovers;
 
-use crate::NodeId;
-use crate::subnet::parse_net;
-use crate::subnet_env::{write_atomically, write_where_different};
+use crate::subnet_env::write_atomically;
+use crate::{DeviceName, NodeId};
+
+pub(crate) use territory::remember;
 
 /// The state of one daemon, locked for as long as this value lives.
 ///
@@ -58,6 +60,19 @@ pub enum StateDirError {
         /// Why not.
         source: io::Error,
     },
+    /// Another daemon of this host has a device of the name that ours is to have.
+    #[error(
+        "{device} is the device of {theirs} on this host, and would be that of {ours}, too; give one of the two \
+         networks another VNI, or run `flanneld cleanup` with the flags of the one that will not come back"
+    )]
+    DeviceTaken {
+        /// The device.
+        device: DeviceName,
+        /// What we are for.
+        ours: String,
+        /// What the other daemon is for.
+        theirs: String,
+    },
     /// It cannot be used.
     #[error("cannot use {path}, which holds the state: {source}; give a writable directory with --state-dir")]
     Io {
@@ -85,7 +100,7 @@ impl StateDir {
         let names = names::open(root).map_err(failed)?;
         let lock = lock(&path, purpose).map_err(|error| error.or_io(&path))?;
         let node = node_id(&path.join("node-id")).map_err(failed)?;
-        let described = path.join("purpose");
+        let described = path.join(PURPOSE);
         if !described.exists() {
             write_atomically(&described, format!("{purpose}\n").as_bytes()).map_err(failed)?;
         }
@@ -129,32 +144,14 @@ impl StateDir {
     /// The networks in which routes of ours may be left from earlier runs.
     #[must_use]
     pub fn networks(&self) -> Vec<IpNet> {
-        read_networks(&self.path)
+        territory::read(&self.path).networks
     }
 
-    /// Where the networks are remembered, for [`remember_networks`].
-    pub(crate) fn networks_file(&self) -> PathBuf {
-        self.path.join(NETWORKS)
+    /// The devices that earlier runs may have left.
+    #[must_use]
+    pub fn devices(&self) -> Vec<DeviceName> {
+        territory::read(&self.path).devices
     }
-}
-
-/// In a state: a network in each line.
-const NETWORKS: &str = "networks";
-
-/// The networks that a state remembers.
-fn read_networks(state: &Path) -> Vec<IpNet> {
-    let text = fs::read_to_string(state.join(NETWORKS)).unwrap_or_default();
-    text.lines().filter_map(parse_net).collect()
-}
-
-/// Remembers the networks in which routes of ours are.
-pub(crate) fn remember_networks(file: &Path, networks: &[IpNet]) -> Result<(), StateDirError> {
-    let text: String = networks.iter().map(|network| format!("{network}\n")).collect();
-    let written = write_where_different(file, text.as_bytes());
-    written.map(drop).map_err(|source| StateDirError::Io {
-        path: file.to_owned(),
-        source,
-    })
 }
 
 /// Hexadecimal digits of a directory's name.
@@ -185,13 +182,31 @@ impl LockError {
     }
 }
 
+/// What the daemon of a state is for.
+fn purpose_of(state: &Path) -> String {
+    let text = fs::read_to_string(state.join(PURPOSE)).unwrap_or_default();
+    text.trim().to_owned()
+}
+
+/// Whether the daemon of a state runs.
+fn is_held(state: &Path) -> bool {
+    let lock = File::open(state.join(LOCK));
+    lock.is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
+}
+
+/// In a state: locked by its daemon while it runs.
+const LOCK: &str = "lock";
+
+/// In a state: what its daemon is for.
+const PURPOSE: &str = "purpose";
+
 fn lock(directory: &Path, purpose: &str) -> Result<File, LockError> {
     let options = File::options()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
-        .open(directory.join("lock"));
+        .open(directory.join(LOCK));
     let mut file = options.map_err(LockError::Io)?;
     match file.try_lock() {
         Ok(()) => {}
@@ -292,13 +307,17 @@ mod tests {
     }
 
     #[test]
-    fn networks_are_remembered() {
+    fn networks_and_devices_are_remembered() {
         let root = root("networks");
         let state = StateDir::open(&root, "x").unwrap();
         assert_eq!(state.networks(), []);
         let networks = ["10.5.0.0/16".parse().unwrap(), "fd00::/48".parse().unwrap()];
-        remember_networks(&state.networks_file(), &networks).unwrap();
-        assert_eq!(state.networks(), networks);
+        let devices = vec!["flannel.1".parse().unwrap()];
+        let networks = networks.to_vec();
+        let territory = crate::territory::Territory { networks, devices };
+        remember(&state.path, &territory).unwrap();
+        assert_eq!(state.networks(), territory.networks);
+        assert_eq!(state.devices(), territory.devices);
         fs::remove_dir_all(root).unwrap();
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tokio::time::Instant;
 
-use crate::{Conflict, PerFamily, SubnetKey, Uplink};
+use crate::{Conflict, Device, PerFamily, SubnetKey, Uplink};
 
 pub use counters::{Counters, Repairs, Timings};
 pub use peer::{PeerList, PeerState, PeerStatus};
@@ -39,6 +39,8 @@ pub struct Status {
     pub store: StoreContact,
     /// The way to the other hosts.
     pub uplink: Option<Uplink>,
+    /// The backend's own devices, as the kernel has them.
+    pub devices: Vec<Device>,
     /// The other hosts.
     pub peers: PeerCounts,
     /// What could not be programmed, the first few.
@@ -175,6 +177,8 @@ pub enum Reason {
     Config(String),
     /// There is no way to the other hosts.
     Uplink(String),
+    /// A device of ours, or an address of it, is not there or not as it ought to be.
+    Device(String),
     /// The backend cannot work on this host, or there is none of the name.
     Backend(String),
     /// No lease is held.
@@ -222,6 +226,8 @@ pub enum Reason {
     /// Packets for others are dropped, because forwarding is switched off. Not blocking: container
     /// runtimes that wait for us switch it on when they start.
     Forwarding(String),
+    /// A device of ours drops packets that come another way than the answer goes.
+    ReversePath(String),
     /// The packet filter may drop packets from pods to pods.
     Filter(String),
     /// The rules by which pods reach the outside cannot be kept in the packet filter.
@@ -249,6 +255,7 @@ impl Reason {
             | Self::Subnet(_)
             | Self::Bridge(_)
             | Self::Forwarding(_)
+            | Self::ReversePath(_)
             | Self::Filter(_)
             | Self::ForwardRules(_)
             | Self::RulesUndone(_)
@@ -256,6 +263,7 @@ impl Reason {
             Self::Routes { failed, desired, .. } => *failed >= *desired,
             Self::Config(_)
             | Self::Uplink(_)
+            | Self::Device(_)
             | Self::Backend(_)
             | Self::Lease(_)
             | Self::NoSnapshot
@@ -271,6 +279,7 @@ impl Reason {
         match self {
             Self::Config(_) => "config",
             Self::Uplink(_) => "uplink",
+            Self::Device(_) => "device",
             Self::Backend(_) => "backend",
             Self::Lease(_) => "lease",
             Self::NoSnapshot => "snapshot",
@@ -288,6 +297,7 @@ impl Reason {
             Self::Subnet(_) => "subnet",
             Self::Bridge(_) => "bridge",
             Self::Forwarding(_) => "forwarding",
+            Self::ReversePath(_) => "reverse_path",
             Self::Filter(_) => "filter",
             Self::Masquerade(_) => "masquerade",
             Self::ForwardRules(_) => "forward_rules",
@@ -301,6 +311,7 @@ impl fmt::Display for Reason {
         match self {
             Self::Config(text)
             | Self::Uplink(text)
+            | Self::Device(text)
             | Self::Backend(text)
             | Self::Lease(text)
             | Self::Store(text)
@@ -315,6 +326,7 @@ impl fmt::Display for Reason {
             | Self::Subnet(text)
             | Self::Bridge(text)
             | Self::Forwarding(text)
+            | Self::ReversePath(text)
             | Self::Filter(text)
             | Self::Masquerade(text)
             | Self::ForwardRules(text)

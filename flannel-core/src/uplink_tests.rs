@@ -31,6 +31,8 @@ fn link(name: &str, index: u32, addresses: &[&str]) -> Link {
         mtu: 1000 + index,
         up: true,
         loopback: name == "lo",
+        mac: None,
+        strict_reverse_path: false,
         addresses: addresses.iter().map(|text| own(text)).collect(),
     }
 }

@@ -12,8 +12,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use flannel_core::testing::{FakeKernel, FakeStore, FakeStoreClient, PlainRoutes};
 use flannel_core::{
-    Backend, BackendError, Context, Desired, Engine, Host, Lease, LeaseAttrs, NodeId, Options, PerFamily,
-    Published, Reason, Skip, StoreError, StoreEvent, SubnetKey, SubnetStore,
+    Backend, BackendError, DataPlane, Engine, Lease, LeaseAttrs, NetworkConfig, NodeId, Options, PerFamily,
+    Reason, StoreError, StoreEvent, SubnetKey, SubnetStore,
 };
 use futures_core::stream::BoxStream;
 use futures_util::{StreamExt, stream};
@@ -44,7 +44,7 @@ async fn an_engine_that_cannot_write_its_state_changes_nothing_says_so_and_does_
     let kernel = kernel();
     let options = Options {
         // A file where there ought to be a directory.
-        networks_file: Some(file.join("networks")),
+        state: Some(file.join("state")),
         ..Options::new(NodeId(1))
     };
     let backends: Vec<Box<dyn Backend>> = vec![Box::new(PlainRoutes)];
@@ -67,7 +67,7 @@ async fn an_engine_that_cannot_write_its_state_changes_nothing_says_so_and_does_
         status
             .reasons
             .iter()
-            .any(|reason| matches!(reason, Reason::State(text) if text.contains("networks"))),
+            .any(|reason| matches!(reason, Reason::State(text) if text.contains("state"))),
         "{:?}",
         status.reasons
     );
@@ -118,16 +118,8 @@ impl Backend for Other {
         "other"
     }
 
-    fn mtu(&self, host: &Host) -> u32 {
-        PlainRoutes.mtu(host)
-    }
-
-    fn publish(&self, host: &Host, before: Option<&Lease>) -> Result<Published, BackendError> {
-        PlainRoutes.publish(host, before)
-    }
-
-    fn peer(&self, context: &Context<'_>, peer: &Lease, out: &mut Desired) -> Result<(), Skip> {
-        PlainRoutes.peer(context, peer, out)
+    fn configure(&self, _: &NetworkConfig) -> Result<Arc<dyn DataPlane>, BackendError> {
+        Ok(Arc::new(PlainRoutes))
     }
 }
 

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use flannel_core::testing::{Cut, FakeKernel, FakeStore, FakeStoreClient, Holder, PlainRoutes};
 use flannel_core::{
-    Backend, BackendError, Context, DeviceName, Engine, EngineHandle, Family, Filter, Host, Lease, NodeId,
-    Options, Published, Readiness, Reason, Skip, Status, StoreError, SubnetKey, Unforwarded,
+    Backend, BackendError, Context, DataPlane, DeviceName, Engine, EngineHandle, Family, Filter, Host, Lease,
+    NetworkConfig, NodeId, Options, Published, Readiness, Reason, Skip, Status, StoreError, SubnetKey,
+    Unforwarded,
 };
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -513,6 +514,12 @@ impl Backend for Strict {
         "host-gw"
     }
 
+    fn configure(&self, _: &NetworkConfig) -> Result<Arc<dyn DataPlane>, BackendError> {
+        Ok(Arc::new(Self))
+    }
+}
+
+impl DataPlane for Strict {
     fn mtu(&self, host: &Host) -> u32 {
         host.uplink.mtu
     }

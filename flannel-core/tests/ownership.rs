@@ -16,6 +16,7 @@ fn ours() -> Ownership {
     Ownership {
         scope: Scope {
             networks: networks.iter().map(|net| net.parse().unwrap()).collect(),
+            ..Scope::default()
         },
         protocol: DEFAULT_PROTOCOL,
     }
@@ -78,7 +79,7 @@ fn our_protocol_inside_our_networks_is_ours_whatever_else_the_route_says() {
                 ..plain.clone()
             },
         ] {
-            assert_eq!(ours().owner(&route, leased), Owner::Ours, "{route}");
+            assert_eq!(ours().route_owner(&route, leased), Owner::Ours, "{route}");
         }
     }
 }
@@ -98,7 +99,7 @@ fn nothing_outside_our_networks_is_ours_whatever_its_protocol() {
         for protocol in [DEFAULT_PROTOCOL, PROTOCOL_BOOT, STATIC, PROTOCOL_KERNEL] {
             let route = route(destination, protocol);
             // Not even if a lease names it.
-            assert_eq!(ours().owner(&route, |_| true), Owner::Foreign, "{route}");
+            assert_eq!(ours().route_owner(&route, |_| true), Owner::Foreign, "{route}");
         }
     }
 }
@@ -131,7 +132,7 @@ fn a_plain_boot_route_to_a_peers_subnet_is_corrected_in_place_whatever_its_gatew
                 ..plain.clone()
             },
         ] {
-            assert_eq!(ours().owner(&route, leased), Owner::Unmarked, "{route}");
+            assert_eq!(ours().route_owner(&route, leased), Owner::Unmarked, "{route}");
         }
     }
 }
@@ -150,7 +151,7 @@ fn a_boot_route_that_flannel_would_not_have_written_is_the_operators() {
             RouteId::to(net("fd00:5:0:8::/64")),
         ] {
             let route = Route { id, ..plain.clone() };
-            assert_eq!(ours().owner(&route, leased), Owner::Foreign, "{route}");
+            assert_eq!(ours().route_owner(&route, leased), Owner::Foreign, "{route}");
         }
     }
 }
@@ -160,7 +161,7 @@ fn every_other_protocol_is_the_operators_even_in_the_place_of_ours() {
     for destination in ["10.5.7.0/24", "fd00:5:0:7::/64"] {
         for protocol in (0..=u8::MAX).filter(|other| ![DEFAULT_PROTOCOL, PROTOCOL_BOOT].contains(other)) {
             let route = route(destination, protocol);
-            assert_eq!(ours().owner(&route, leased), Owner::Foreign, "{route}");
+            assert_eq!(ours().route_owner(&route, leased), Owner::Foreign, "{route}");
         }
     }
 }
@@ -171,9 +172,9 @@ fn another_protocol_that_was_asked_for_takes_the_place_of_the_default() {
         protocol: 99,
         ..ours()
     };
-    assert_eq!(ours.owner(&route("10.5.8.0/24", 99), leased), Owner::Ours);
+    assert_eq!(ours.route_owner(&route("10.5.8.0/24", 99), leased), Owner::Ours);
     assert_eq!(
-        ours.owner(&route("10.5.8.0/24", DEFAULT_PROTOCOL), leased),
+        ours.route_owner(&route("10.5.8.0/24", DEFAULT_PROTOCOL), leased),
         Owner::Foreign
     );
 }
@@ -198,7 +199,7 @@ proptest! {
         prop_assert_eq!(mine.len() + foreign.len(), dump.len());
         for object in dump {
             let Object::Route(route) = &object else { continue };
-            match ours().owner(route, leased) {
+            match ours().route_owner(route, leased) {
                 Owner::Foreign => prop_assert!(foreign.contains(&object)),
                 _ => prop_assert_eq!(mine.get(&ObjectId::Route(route.id)), Some(&object)),
             }

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use flannel_core::{Family, Filter, KernelError};
-use netlink_packet_core::{DecodeError, NetlinkSerializable};
+use netlink_packet_core::DecodeError;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use crate::attribute::{number, text};
+use crate::attribute::{Plain, encoded_text, number, text};
 use crate::namespace::Namespace;
 use crate::nf_tables::{self, INET, IPV4, IPV6, SUBSYSTEM, TABLE, UNSPEC, told};
 use crate::rule::{self, Rule};
@@ -50,7 +50,7 @@ pub(crate) struct Read {
 /// Reads all chains that forwarded packets pass.
 pub(crate) fn read(namespace: &Namespace) -> Result<Read, KernelError> {
     let mut socket = RequestSocket::open_for(NETLINK_NETFILTER, namespace)?;
-    let chains = socket.dump(DOING, &Question::chains(), |payload| {
+    let chains = socket.dump(DOING, &all_chains(), |payload| {
         let chain = Chain::decode(payload)?;
         Ok(chain.filter(|chain| chain.forward && !chain.families().is_empty()))
     });
@@ -153,12 +153,12 @@ impl Chain {
     fn rules(&self, chain: &str, socket: &mut RequestSocket) -> Result<Option<Vec<Rule>>, KernelError> {
         let mut rules = Vec::new();
         for _ in 0..READS {
-            let question = Question::of_chain(GET_CHAIN, self, CHAIN_NAME, chain);
+            let question = about(GET_CHAIN, self, CHAIN_NAME, chain);
             let found = known(socket.ask(DOING, question, Self::decode))?.flatten();
             let Some(found) = found.filter(|chain| chain.uses <= RULES) else {
                 return Ok(None);
             };
-            let question = Question::of_chain(GET_RULE, self, RULE_CHAIN, chain);
+            let question = about(GET_RULE, self, RULE_CHAIN, chain);
             let dumped = socket.dump(DOING, &question, |payload| {
                 let (_, rule) = nf_tables::split(payload)?;
                 // Old kernels do not filter.
@@ -178,49 +178,18 @@ impl Chain {
     }
 }
 
-/// A question about chains or rules.
-#[derive(Debug, Clone)]
-struct Question {
-    kind: u16,
-    /// `struct nfgenmsg`, then attributes.
-    bytes: Vec<u8>,
-}
-
-impl Question {
-    /// For every chain of every table.
-    fn chains() -> Self {
-        Self {
-            kind: GET_CHAIN,
-            bytes: vec![UNSPEC, 0, 0, 0],
-        }
-    }
-
-    /// About a chain in the table of another.
-    fn of_chain(kind: u16, beside: &Chain, attribute: u16, chain: &str) -> Self {
-        const HEADER_LEN: usize = 4;
-        let mut bytes = vec![beside.family, 0, 0, 0];
-        for (kind, text) in [(TABLE, beside.table.as_str()), (attribute, chain)] {
-            let length = u16::try_from(HEADER_LEN + text.len() + 1).unwrap_or(u16::MAX);
-            bytes.extend(length.to_ne_bytes());
-            bytes.extend(kind.to_ne_bytes());
-            bytes.extend(text.as_bytes());
-            bytes.push(0);
-            bytes.resize(bytes.len().next_multiple_of(4), 0);
-        }
-        Self { kind, bytes }
+/// A question for every chain of every table.
+fn all_chains() -> Plain {
+    Plain {
+        kind: GET_CHAIN,
+        bytes: vec![UNSPEC, 0, 0, 0],
     }
 }
 
-impl NetlinkSerializable for Question {
-    fn message_type(&self) -> u16 {
-        self.kind
-    }
-
-    fn buffer_len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    fn serialize(&self, buffer: &mut [u8]) {
-        buffer.copy_from_slice(&self.bytes);
-    }
+/// A question about a chain in the table of another.
+fn about(kind: u16, beside: &Chain, attribute: u16, chain: &str) -> Plain {
+    let mut bytes = vec![beside.family, 0, 0, 0];
+    bytes.extend(encoded_text(TABLE, &beside.table));
+    bytes.extend(encoded_text(attribute, chain));
+    Plain { kind, bytes }
 }

@@ -1,41 +1,53 @@
 #![doc = include_str!("../README.md")]
 
+mod address;
+mod all_devices;
 mod announcements;
+mod apply;
 mod attribute;
 mod chain;
+mod device;
+mod device_change;
+mod dump;
+mod ethtool;
 mod facts;
 mod filter;
+mod forwarding;
 mod link;
 mod namespace;
+mod neighbour;
 mod nf_tables;
-mod outcome;
+mod port_holder;
+mod refusal;
 mod reply;
+mod request;
 mod resolv;
 mod route;
 mod rule;
 mod socket;
 mod sysctl;
 mod tables;
+mod vxlan;
 mod walk;
 mod watch;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use flannel_core::{
-    Applied, Changed, DeviceName, Family, HostFacts, HostSource, KernelError, Object, Op, RouteProgrammer,
-    Scope,
+    Applied, Changed, HostFacts, HostSource, KernelError, Object, Op, RouteProgrammer, Scope,
 };
 use futures_util::stream::BoxStream;
 use tokio::sync::Mutex;
 
+use crate::ethtool::Ethtool;
+use crate::facts::Elsewhere;
 use crate::filter::Filters;
 use crate::link::Names;
 use crate::namespace::Namespace;
-use crate::socket::{DEADLINE, REQUESTS_AT_ONCE, RequestSocket};
+use crate::socket::{DEADLINE, RequestSocket};
 
 /// The kernel of the network namespace in which it was opened. Clones share one socket, and take
 /// turns.
@@ -51,6 +63,7 @@ struct Shared {
     port: u32,
     namespace: Namespace,
     filters: Filters,
+    ethtool: Ethtool,
 }
 
 impl Netlink {
@@ -69,10 +82,15 @@ impl Netlink {
             socket: Arc::new(Mutex::new(socket)),
             namespace,
             filters: Filters::default(),
+            ethtool: Ethtool::default(),
         };
         Ok(Self {
             shared: Arc::new(shared),
         })
+    }
+
+    fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
     }
 
     fn namespace(&self) -> &Namespace {
@@ -117,79 +135,25 @@ impl Netlink {
             }),
         }
     }
-
-    /// The indices of the plan's devices, as far as they exist.
-    async fn indices(&self, plan: &[Op]) -> Result<BTreeMap<DeviceName, u32>, KernelError> {
-        let doing = "look up the devices of a plan";
-        let mut named = plan.iter().flat_map(outcome::devices).collect::<Vec<_>>();
-        named.sort_unstable();
-        named.dedup();
-        if named.is_empty() {
-            return Ok(BTreeMap::new());
-        }
-        let index = move |socket: &mut RequestSocket| {
-            let mut indices = BTreeMap::new();
-            for name in named {
-                let link = socket.ask(doing, link::question(Some(&name)), link::decode)?;
-                // A device also answers to its alternative names, which no dump shows.
-                let link = link.ok().flatten().filter(|link| link.name == name);
-                indices.extend(link.map(|link| (name, link.index)));
-            }
-            Ok(indices)
-        };
-        self.exchange(doing, index).await
-    }
 }
 
 #[async_trait]
 impl RouteProgrammer for Netlink {
+    /// Which addresses, neighbours and forwarding entries there are is asked for each device in scope, and
+    /// for no other.
     async fn dump(&self, scope: &Scope) -> Result<Vec<Object>, KernelError> {
-        let scope = scope.clone();
-        let dump = self.exchange("list the routes", move |socket| {
-            // First, since the kernel answers this only when whoever changes links or addresses is
-            // done: it announces such a change before it drops the routes over them.
-            let names = facts::links(socket)?.into_iter().collect::<Names>();
-            let mut seen = Vec::new();
-            for family in Family::ALL {
-                if scope.networks.iter().any(|net| Family::of_net(*net) == family) {
-                    let covered = |route: &route::SeenRoute| scope.covers(route.id.destination);
-                    seen.extend(facts::routes(socket, family, covered)?);
-                }
-            }
-            let mut routes = seen.iter().map(|route| route.named(&names)).collect::<Vec<_>>();
-            route::number(&mut routes);
-            Ok(routes.into_iter().map(Object::from).collect())
+        let (scope, shared) = (scope.clone(), self.shared());
+        let dump = self.exchange("list the objects in scope", move |socket| {
+            dump::dump(socket, &shared.namespace, &shared.ethtool, &scope)
         });
         dump.await
     }
 
-    /// Makes the changes in chunks; each has a deadline of its own, so that a plan may be of any
-    /// length. An IPv4 route with metric 0 is removed by its other properties: the kernel takes 0 for
-    /// "any metric".
+    /// An IPv4 route with metric 0 is removed by its other properties: the kernel takes 0 for "any metric".
+    /// Of neighbours it compares the address alone, and of devices the kind, and for VXLAN the identifier and
+    /// the port, are compared here.
     async fn apply(&self, plan: &[Op]) -> Result<Applied, KernelError> {
-        const DOING: &str = "change routes";
-        let indices = self.indices(plan).await?;
-        let mut failed = Vec::new();
-        for (chunk, first) in plan.chunks(REQUESTS_AT_ONCE).zip((0..).step_by(REQUESTS_AT_ONCE)) {
-            let (mut asked, mut requests) = (Vec::new(), Vec::new());
-            for (place, op) in (first..).zip(chunk) {
-                match outcome::request(op, |name| indices.get(name).copied()) {
-                    Ok(request) => {
-                        asked.push((place, op));
-                        requests.push(request);
-                    }
-                    Err(error) => failed.push((place, error)),
-                }
-            }
-            let refused = self.exchange(DOING, move |socket| socket.change(DOING, &requests));
-            for (nth, failure) in refused.await? {
-                if let Some((place, op)) = asked.get(nth) {
-                    failed.push((*place, outcome::error(op, &failure)));
-                }
-            }
-        }
-        failed.sort_by_key(|(place, _)| *place);
-        Ok(Applied { failed })
+        apply::apply(self, plan).await
     }
 
     /// What this `Netlink` changes itself is not announced to its own watches. An announcement does
@@ -209,10 +173,13 @@ impl HostSource for Netlink {
     /// read at most every 5 s, and after a watch has told that they may have changed, at most every 200 ms.
     /// Whatever of that cannot be read is left out.
     async fn facts(&self, reach: &[IpAddr]) -> Result<HostFacts, KernelError> {
-        let (reach, shared) = (reach.to_vec(), Arc::clone(&self.shared));
+        let (reach, shared) = (reach.to_vec(), self.shared());
         let gather = self.exchange("learn about the host", move |socket| {
-            let v6_forwarding = sysctl::ipv6_forwarding(&shared.namespace);
-            let facts = facts::gather(socket, &reach, v6_forwarding)?;
+            let elsewhere = Elsewhere {
+                v6_forwarding: sysctl::ipv6_forwarding(&shared.namespace),
+                kernel: sysctl::kernel(),
+            };
+            let facts = facts::gather(socket, &reach, &elsewhere)?;
             Ok(HostFacts {
                 filters: shared.filters.look(&shared.namespace),
                 ..facts

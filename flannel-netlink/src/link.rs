@@ -7,17 +7,25 @@ use netlink_packet_core::{DecodeError, NlasIterator, parse_string, parse_u32};
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader, LinkMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use crate::attribute::attribute;
+use crate::attribute::{attribute, mac};
 
-/// `IFLA_IFNAME`, `IFLA_MTU` and `IFLA_AF_SPEC` in `linux/if_link.h`.
+/// `IFLA_ADDRESS`, `IFLA_IFNAME`, `IFLA_MTU` and `IFLA_AF_SPEC` in `linux/if_link.h`.
+const ATTR_MAC: u16 = 1;
 const ATTR_NAME: u16 = 3;
 const ATTR_MTU: u16 = 4;
 const ATTR_AF_SPEC: u16 = 26;
 
-/// Within the last of these `AF_INET`, and in that `IFLA_INET_CONF`: the device's settings as numbers,
-/// `IPV4_DEVCONF_FORWARDING` first (`linux/ip.h`).
+/// Within the last of these `AF_INET`, and in that `IFLA_INET_CONF`: the device's settings as numbers, in
+/// the order of `linux/ip.h`, where the first is called 1.
 const ATTR_INET: u16 = 2;
 const ATTR_INET_CONF: u16 = 1;
+const FORWARDING: usize = 0;
+const REVERSE_PATH_FILTER: usize = 7;
+
+/// Likewise `AF_INET6` and `IFLA_INET6_CONF`, in the order of `linux/ipv6.h`, where the first is called 0.
+const ATTR_INET6: u16 = 10;
+const ATTR_INET6_CONF: u16 = 2;
+const ACCEPT_RA: usize = 3;
 
 /// `struct ifinfomsg` in `linux/rtnetlink.h`.
 const HEADER_LEN: usize = 16;
@@ -46,6 +54,8 @@ pub(crate) fn decode(payload: &[u8]) -> Result<Option<Link>, DecodeError> {
         mtu: 0,
         up: header.flags.contains(LinkFlags::Up),
         loopback: header.flags.contains(LinkFlags::Loopback),
+        mac: None,
+        strict_reverse_path: false,
         addresses: Vec::new(),
     };
     for attribute in NlasIterator::new(payload.get(HEADER_LEN..).unwrap_or_default()) {
@@ -57,24 +67,53 @@ pub(crate) fn decode(payload: &[u8]) -> Result<Option<Link>, DecodeError> {
                 link.name = name.and_then(|name| name.parse().ok()).unwrap_or(link.name);
             }
             ATTR_MTU => link.mtu = parse_u32(attribute.value())?,
+            // Some tunnels have an IP address there, and a TUN device has none.
+            ATTR_MAC => link.mac = mac(attribute.value()),
             _ => {}
         }
     }
     Ok(Some(link))
 }
 
-/// Whether IPv4 packets that come in by the device are forwarded, out of the payload of
-/// `RTM_NEWLINK`; `None` where the kernel does not say.
-pub(crate) fn decode_forwarding(payload: &[u8]) -> Result<Option<bool>, DecodeError> {
-    let mut value = payload.get(HEADER_LEN..).unwrap_or_default();
-    for kind in [ATTR_AF_SPEC, ATTR_INET, ATTR_INET_CONF] {
-        match attribute(value, kind)? {
-            Some(inner) => value = inner,
-            None => return Ok(None),
-        }
+/// Settings of a device; `None` for what the kernel does not say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Settings {
+    /// Whether IPv4 packets that come in by it are forwarded.
+    pub(crate) forwarding: Option<bool>,
+    /// `rp_filter`, its own: the larger of this and that of all devices counts.
+    pub(crate) reverse_path_filter: Option<u32>,
+    /// Whether routers may give it IPv6 addresses; nothing is said where it does no IPv6.
+    pub(crate) accept_ra: Option<bool>,
+}
+
+impl Settings {
+    /// Out of the payload of `RTM_NEWLINK`.
+    pub(crate) fn decode(payload: &[u8]) -> Result<Self, DecodeError> {
+        let attributes = payload.get(HEADER_LEN..).unwrap_or_default();
+        let Some(families) = attribute(attributes, ATTR_AF_SPEC)? else {
+            return Ok(Self::default());
+        };
+        let settings = |family, kind| match attribute(families, family)? {
+            Some(family) => attribute(family, kind),
+            None => Ok(None),
+        };
+        let (v4, v6) = (
+            settings(ATTR_INET, ATTR_INET_CONF)?,
+            settings(ATTR_INET6, ATTR_INET6_CONF)?,
+        );
+        Ok(Self {
+            forwarding: setting(v4, FORWARDING)?.map(|forwarding| forwarding != 0),
+            reverse_path_filter: setting(v4, REVERSE_PATH_FILTER)?,
+            accept_ra: setting(v6, ACCEPT_RA)?.map(|accept| accept != 0),
+        })
     }
-    let first = value.get(..4).map(parse_u32).transpose()?;
-    Ok(first.map(|forwarding| forwarding != 0))
+}
+
+fn setting(settings: Option<&[u8]>, place: usize) -> Result<Option<u32>, DecodeError> {
+    const LEN: usize = size_of::<u32>();
+    let at = place * LEN;
+    let value = settings.and_then(|settings| settings.get(at..at + LEN));
+    value.map(parse_u32).transpose()
 }
 
 /// The devices' names by their index.
@@ -114,6 +153,7 @@ fn placeholder(index: u32) -> DeviceName {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attribute::encoded;
     use netlink_packet_core::NetlinkSerializable;
 
     fn payload(family: AddressFamily, index: u32, attributes: Vec<LinkAttribute>) -> Vec<u8> {
@@ -129,11 +169,16 @@ mod tests {
     }
 
     fn named(name: &str) -> Vec<LinkAttribute> {
-        vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::Mtu(1450)]
+        let mac = LinkAttribute::Address(vec![2, 0, 0, 0, 0, 7]);
+        vec![
+            LinkAttribute::IfName(name.to_owned()),
+            mac,
+            LinkAttribute::Mtu(1450),
+        ]
     }
 
     #[test]
-    fn a_device_has_its_name_mtu_and_flags() {
+    fn a_device_has_its_name_mac_mtu_and_flags() {
         let link = decode(&payload(AddressFamily::Unspec, 7, named("eth0")))
             .unwrap()
             .unwrap();
@@ -143,9 +188,18 @@ mod tests {
             mtu: 1450,
             up: true,
             loopback: false,
+            mac: "02:00:00:00:00:07".parse().ok(),
+            strict_reverse_path: false,
             addresses: Vec::new(),
         };
         assert_eq!(link, expected);
+    }
+
+    #[test]
+    fn what_is_no_mac_address_is_passed_over() {
+        let tunnel = vec![LinkAttribute::Address(vec![192, 0, 2, 1])];
+        let link = decode(&payload(AddressFamily::Unspec, 7, tunnel));
+        assert_eq!(link.unwrap().unwrap().mac, None);
     }
 
     #[test]
@@ -164,32 +218,44 @@ mod tests {
     }
 
     /// The settings of a device, as the kernel gives them.
-    fn with_settings(settings: &[u32]) -> Vec<u8> {
-        let nested = |kind: u16, value: &[u8]| -> Vec<u8> {
-            let length = u16::try_from(value.len() + 4).unwrap();
-            [&length.to_ne_bytes(), &kind.to_ne_bytes(), value].concat()
+    fn with_settings(v4: &[u32], v6: &[u32]) -> Vec<u8> {
+        let numbers = |settings: &[u32]| -> Vec<u8> {
+            settings.iter().flat_map(|number| number.to_ne_bytes()).collect()
         };
-        let numbers: Vec<u8> = settings.iter().flat_map(|number| number.to_ne_bytes()).collect();
-        let inet = nested(ATTR_INET, &nested(ATTR_INET_CONF, &numbers));
+        let inet = encoded(ATTR_INET, &encoded(ATTR_INET_CONF, &numbers(v4)));
+        let inet6 = encoded(ATTR_INET6, &encoded(ATTR_INET6_CONF, &numbers(v6)));
         let mut bytes = payload(AddressFamily::Unspec, 7, named("eth0"));
-        // Another family's come first.
-        bytes.extend(nested(ATTR_AF_SPEC, &[nested(10, &[0; 8]), inet].concat()));
+        // The flags of IPv6 come before its settings.
+        let flagged = encoded(ATTR_INET6, &[encoded(1, &[0; 4]), inet6[4..].to_vec()].concat());
+        bytes.extend(encoded(ATTR_AF_SPEC, &[flagged, inet].concat()));
         bytes
     }
 
     #[test]
-    fn forwarding_is_the_first_of_the_settings_of_ipv4() {
-        for (settings, forwarding) in [
-            (&[1, 0, 0][..], Some(true)),
-            (&[0, 1, 1], Some(false)),
-            (&[], None),
-        ] {
-            let bytes = with_settings(settings);
-            assert_eq!(decode_forwarding(&bytes).unwrap(), forwarding, "{settings:?}");
-            assert_eq!(decode(&bytes).unwrap().unwrap().index, 7);
-        }
+    fn settings_are_found_in_their_places() {
+        let bytes = with_settings(&[1, 0, 0, 0, 0, 0, 0, 2, 9], &[0, 64, 1500, 2, 1]);
+        let expected = Settings {
+            forwarding: Some(true),
+            reverse_path_filter: Some(2),
+            accept_ra: Some(true),
+        };
+        assert_eq!(Settings::decode(&bytes).unwrap(), expected);
+        assert_eq!(decode(&bytes).unwrap().unwrap().index, 7);
+        let off = with_settings(&[0, 1, 1, 1, 1, 1, 1, 0], &[1, 1, 1, 0]);
+        let expected = Settings {
+            forwarding: Some(false),
+            reverse_path_filter: Some(0),
+            accept_ra: Some(false),
+        };
+        assert_eq!(Settings::decode(&off).unwrap(), expected);
+    }
+
+    #[test]
+    fn settings_that_the_kernel_does_not_tell_are_not_known() {
         let without = payload(AddressFamily::Unspec, 7, named("eth0"));
-        assert_eq!(decode_forwarding(&without).unwrap(), None);
+        assert_eq!(Settings::decode(&without).unwrap(), Settings::default());
+        let short = with_settings(&[], &[0, 64]);
+        assert_eq!(Settings::decode(&short).unwrap(), Settings::default());
     }
 
     #[test]

@@ -207,6 +207,14 @@ impl SeenRoute {
         self.id.destination.prefix_len() == 0 && self.id.tos == 0 && self.kind == RouteType::Unicast
     }
 
+    /// The index of the device on whose link its destination is.
+    pub(crate) fn on_link(&self) -> Option<u32> {
+        match &self.hops[..] {
+            [hop] if self.kind == RouteType::Unicast && hop.gateway.is_none() => Some(hop.device),
+            _ => None,
+        }
+    }
+
     pub(crate) fn family(&self) -> Family {
         Family::of_net(self.id.destination)
     }

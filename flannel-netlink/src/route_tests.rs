@@ -31,6 +31,8 @@ fn names() -> Names {
             mtu: 1500,
             up: true,
             loopback: false,
+            mac: None,
+            strict_reverse_path: false,
             addresses: Vec::new(),
         })
         .collect()

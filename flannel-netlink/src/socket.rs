@@ -138,10 +138,10 @@ impl RequestSocket {
     }
 
     /// Makes changes in their order and tells which failed, by their place.
-    pub(crate) fn change(
+    pub(crate) fn change<M: NetlinkSerializable + Clone>(
         &mut self,
         doing: &'static str,
-        changes: &[Request],
+        changes: &[Request<M>],
     ) -> Result<Vec<(usize, Failure)>, KernelError> {
         let mut failed = Vec::new();
         let mut done = 0;

@@ -3,7 +3,7 @@ use netlink_packet_core::NetlinkHeader;
 use nix::sched::CloneFlags;
 
 use super::*;
-use crate::{facts, link, outcome};
+use crate::{facts, link, request};
 
 fn in_a_namespace(test: impl FnOnce(RequestSocket) + Send) {
     assert!(
@@ -28,7 +28,7 @@ fn blackholes(count: u16) -> Vec<Request> {
         scope: 0,
         decorated: false,
     };
-    let add = |n| outcome::request(&Op::Add(blackhole(n).into()), |_| None).unwrap();
+    let add = |n| request::request(&Op::Add(blackhole(n).into()), |_| None).unwrap();
     (0..count).map(add).collect()
 }
 

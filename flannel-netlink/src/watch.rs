@@ -4,20 +4,25 @@ use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::time::Duration;
 
-use flannel_core::{Changed, KernelError, Link, Object, Scope};
+use flannel_core::{Changed, DeviceName, KernelError, Link, Object, ObjectId, Scope};
 use futures_util::stream::{BoxStream, Stream, StreamExt, select, unfold};
 use netlink_packet_core::DecodeError;
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::AddressHeader;
+use netlink_packet_route::neighbour::NeighbourHeader;
 use netlink_sys::protocols::NETLINK_ROUTE;
 
 use crate::announcements::Announcements;
 use crate::link::{self, Names};
 use crate::reply::{Message, messages};
-use crate::{Netlink, route, tables};
+use crate::{Netlink, forwarding, neighbour, route, tables};
 
 /// `RTNLGRP_LINK`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV6_IFADDR`, `_IPV6_ROUTE` in
 /// `linux/rtnetlink.h`.
 const GROUPS: [u32; 5] = [1, 5, 7, 9, 11];
+
+/// `RTNLGRP_NEIGH`: neighbours and forwarding entries of all devices, of which there may be many.
+const NEIGHBOURS: u32 = 3;
 
 /// The pause after an error that reading again may meet at once.
 pub(crate) const PAUSE: Duration = Duration::from_secs(1);
@@ -29,10 +34,14 @@ const NEW_ADDRESS: u16 = 20;
 const DEL_ADDRESS: u16 = 21;
 const NEW_ROUTE: u16 = 24;
 const DEL_ROUTE: u16 = 25;
+const NEW_NEIGHBOUR: u16 = 28;
+const DEL_NEIGHBOUR: u16 = 29;
 
 /// Subscribes, and makes a stream of what comes.
 pub(crate) fn watch(netlink: Netlink, scope: Scope) -> Result<BoxStream<'static, Changed>, KernelError> {
-    let announcements = Announcements::subscribe(netlink.namespace(), NETLINK_ROUTE, &GROUPS);
+    let mut groups = GROUPS.to_vec();
+    groups.extend((!scope.devices.is_empty()).then_some(NEIGHBOURS));
+    let announcements = Announcements::subscribe(netlink.namespace(), NETLINK_ROUTE, &groups);
     let watch = Watch {
         announcements: announcements.map_err(|source| KernelError::System {
             doing: "subscribe to the kernel's announcements",
@@ -130,14 +139,21 @@ impl Watch {
     }
 }
 
-/// Something that is only a reason to look again need not be said twice in a row, nor behind what
-/// is a reason to look at even more.
+/// Something that is only a reason to look again need not be said twice in a row of such reasons, nor with
+/// one that is a reason to look at even more.
 fn push(ready: &mut VecDeque<Changed>, changed: Changed) {
-    let said = match (ready.back(), &changed) {
-        (Some(Changed::Down(_) | Changed::Overrun), Changed::Host) => true,
-        (last, Changed::Host | Changed::Down(_) | Changed::Overrun) => last == Some(&changed),
-        _ => false,
+    let reason = |changed: &Changed| {
+        matches!(
+            changed,
+            Changed::Host | Changed::Device(_) | Changed::Down(_) | Changed::Overrun
+        )
     };
+    let mut row = ready.iter().rev().take_while(|said| reason(said));
+    let said = reason(&changed)
+        && row.any(|said| {
+            *said == changed
+                || changed == Changed::Host && matches!(said, Changed::Down(_) | Changed::Overrun)
+        });
     if !said {
         ready.push_back(changed);
     }
@@ -166,35 +182,109 @@ impl Reader {
     }
 
     fn read_one(&mut self, message: &Message<'_>, tell: &mut impl FnMut(Changed)) -> Result<(), DecodeError> {
-        if message.port == self.own_port {
-            return Ok(());
-        }
+        let own = message.port == self.own_port;
         match message.kind {
-            NEW_LINK | DEL_LINK => {
+            // Names are learned from what we change ourselves, too.
+            NEW_LINK | DEL_LINK if own => {
                 let link = link::decode(message.payload)?;
-                tell(link.map_or(Changed::Host, |link| match message.kind {
-                    NEW_LINK => self.link_is(&link),
-                    _ => self.link_is_gone(&link),
-                }));
-            }
-            NEW_ADDRESS => tell(Changed::Host),
-            DEL_ADDRESS => {
-                let index = AddressHeader::parse(message.payload)?.index;
-                tell(self.names.known(index).map_or(Changed::Overrun, Changed::Down));
-            }
-            NEW_ROUTE | DEL_ROUTE => {
-                let Some(seen) = route::decode(message.payload)?.filter(route::SeenRoute::is_entry) else {
-                    return Ok(());
-                };
-                if seen.is_default() {
-                    tell(Changed::Host);
+                if let Some(link) = link {
+                    self.link_changed(message.kind, &link, &mut drop);
                 }
-                if self.scope.covers(seen.id.destination) {
-                    let object = Object::from(seen.named(&self.names));
-                    tell(if message.kind == NEW_ROUTE {
-                        Changed::Appeared(object)
+            }
+            _ if own => {}
+            NEW_LINK | DEL_LINK => match link::decode(message.payload)? {
+                Some(link) => self.link_changed(message.kind, &link, tell),
+                None => tell(Changed::Host),
+            },
+            NEW_ADDRESS | DEL_ADDRESS => self.address_changed(message, tell)?,
+            NEW_ROUTE | DEL_ROUTE => self.route_changed(message, tell)?,
+            NEW_NEIGHBOUR | DEL_NEIGHBOUR => self.neighbour_changed(message, tell)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn link_changed(&mut self, kind: u16, link: &Link, tell: &mut impl FnMut(Changed)) {
+        let before = self.names.known(link.index);
+        tell(match kind {
+            NEW_LINK => self.link_is(link),
+            _ => self.link_is_gone(link),
+        });
+        let renamed = before.filter(|before| *before != link.name);
+        for name in renamed.into_iter().chain([link.name]) {
+            self.device_changed(name, tell);
+        }
+    }
+
+    fn address_changed(
+        &self,
+        message: &Message<'_>,
+        tell: &mut impl FnMut(Changed),
+    ) -> Result<(), DecodeError> {
+        let device = self.names.known(AddressHeader::parse(message.payload)?.index);
+        tell(match (message.kind, device) {
+            (NEW_ADDRESS, _) => Changed::Host,
+            (_, Some(device)) => Changed::Down(device),
+            (_, None) => Changed::Overrun,
+        });
+        if let Some(device) = device {
+            self.device_changed(device, tell);
+        }
+        Ok(())
+    }
+
+    fn device_changed(&self, device: DeviceName, tell: &mut impl FnMut(Changed)) {
+        if self.scope.has(&device) {
+            tell(Changed::Device(device));
+        }
+    }
+
+    fn route_changed(
+        &self,
+        message: &Message<'_>,
+        tell: &mut impl FnMut(Changed),
+    ) -> Result<(), DecodeError> {
+        let Some(seen) = route::decode(message.payload)?.filter(route::SeenRoute::is_entry) else {
+            return Ok(());
+        };
+        let covered = self.scope.covers(seen.id.destination);
+        if seen.is_default() || self.scope.underlay && !covered {
+            tell(Changed::Host);
+        }
+        if covered {
+            tell(changed(message.kind == NEW_ROUTE, seen.named(&self.names)));
+        }
+        Ok(())
+    }
+
+    /// On a host with many containers most are about other devices, and are passed over at once.
+    fn neighbour_changed(
+        &self,
+        message: &Message<'_>,
+        tell: &mut impl FnMut(Changed),
+    ) -> Result<(), DecodeError> {
+        let header = NeighbourHeader::parse(message.payload)?;
+        let device = self.names.known(header.ifindex);
+        let Some(device) = device.filter(|device| self.scope.has(device)) else {
+            return Ok(());
+        };
+        let appeared = message.kind == NEW_NEIGHBOUR;
+        match header.family {
+            AddressFamily::Bridge => {
+                if let Some(entry) = forwarding::decode(message.payload)? {
+                    let named = entry.named(device);
+                    tell(if entry.lasting {
+                        changed(appeared, named)
                     } else {
-                        Changed::Vanished(object)
+                        Changed::Gone(ObjectId::Forwarding(named.id))
+                    });
+                }
+            }
+            AddressFamily::Inet | AddressFamily::Inet6 => {
+                if let Some(seen) = neighbour::decode(message.payload)? {
+                    tell(match seen.named(device) {
+                        Some(neighbour) => changed(appeared, neighbour),
+                        None => Changed::Gone(ObjectId::Neighbour(seen.id(device))),
                     });
                 }
             }
@@ -223,6 +313,14 @@ impl Reader {
     /// Announcements were lost: a link that was down may have been up in between.
     fn forget(&mut self) {
         self.down.clear();
+    }
+}
+
+fn changed(appeared: bool, object: impl Into<Object>) -> Changed {
+    if appeared {
+        Changed::Appeared(object.into())
+    } else {
+        Changed::Vanished(object.into())
     }
 }
 

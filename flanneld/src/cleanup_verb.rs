@@ -5,11 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf, absolute};
 
 use flannel_core::{
-    FirewallError, KernelError, Leftovers, Op, OpErrorKind, Ownership, Plan, RouteProgrammer, Scope, State,
-    StateDir, StateDirError, diff,
+    DeviceName, FirewallError, KernelError, Leftovers, Object, ObjectId, Op, OpErrorKind, Ownership, Plan,
+    RouteProgrammer, Scope, State, StateDir, StateDirError, diff,
 };
 use flannel_netlink::Netlink;
-use ipnet::IpNet;
 use thiserror::Error;
 
 use crate::daemon::{firewall, purpose};
@@ -70,7 +69,7 @@ pub struct Cleaned {
     pub failures: Vec<String>,
 }
 
-/// Removes the rules, the routes and the files of the daemon that has these flags; with `dry_run` only
+/// Removes the rules, the devices, the routes and the files of the daemon that has these flags; with `dry_run` only
 /// says which there are. The lease is left to end by itself: the store may be out of reach for good.
 ///
 /// # Errors
@@ -97,14 +96,19 @@ async fn clean(flags: &Flags, dry_run: bool) -> Result<Cleaned, CleanupError> {
         None => Ok(Vec::new()),
     };
     let netlink = Netlink::open()?;
-    let routes = routes(&netlink, flags.route_protocol, &networks).await?;
+    let scope = Scope {
+        networks: networks.clone(),
+        devices: files.devices(),
+        underlay: false,
+    };
+    let objects = objects(&netlink, flags.route_protocol, scope).await?;
     let paths = files.paths();
     let mut cleaned = Cleaned::default();
     if dry_run {
         rules?.iter().for_each(|rule| cleaned.would_remove(rule));
-        routes
+        objects
             .iter()
-            .for_each(|route| cleaned.would_remove(format_args!("route {}", shown(route))));
+            .for_each(|op| cleaned.would_remove(named(op.object())));
         paths.iter().for_each(|path| cleaned.would_remove(path.display()));
         return Ok(cleaned);
     }
@@ -118,7 +122,7 @@ async fn clean(flags: &Flags, dry_run: bool) -> Result<Cleaned, CleanupError> {
         let gone = before.iter().filter(|rule| !left.contains(rule));
         gone.for_each(|rule| cleaned.removed(rule));
     }
-    cleaned.apply(&netlink, &routes).await;
+    cleaned.apply(&netlink, &objects).await;
     if cleaned.failures.is_empty() {
         match files.remove() {
             Ok(()) => paths.iter().for_each(|path| cleaned.removed(path.display())),
@@ -155,39 +159,45 @@ async fn nothing_of(purpose: &str, flags: &Flags) -> Result<Cleaned, CleanupErro
     Ok(cleaned)
 }
 
-/// The removal of every route of ours in these networks.
-async fn routes(netlink: &Netlink, protocol: u8, networks: &[IpNet]) -> Result<Plan, KernelError> {
-    let scope = Scope {
-        networks: networks.to_vec(),
-    };
-    if scope.networks.is_empty() {
+/// The removal of every device and every route of ours. What is on a device goes with it.
+async fn objects(netlink: &Netlink, protocol: u8, scope: Scope) -> Result<Plan, KernelError> {
+    if scope.networks.is_empty() && scope.devices.is_empty() {
         return Ok(Plan::new());
     }
     let dump = netlink.dump(&scope).await?;
     let (ours, _) = Ownership { scope, protocol }.split(dump, |_| false);
-    Ok(diff(&ours, &State::new()))
+    let removals = diff(&ours, &State::new());
+    let devices: Vec<DeviceName> = ours
+        .keys()
+        .filter(|id| matches!(id, ObjectId::Device(_)))
+        .filter_map(ObjectId::device)
+        .collect();
+    let goes_along = |op: &Op| devices.iter().any(|device| op.object().rests_on(device));
+    Ok(removals.into_iter().filter(|op| !goes_along(op)).collect())
 }
 
-/// The route that an operation removes.
-fn shown(op: &Op) -> String {
-    match op {
-        Op::Remove(route) => route.to_string(),
-        Op::Add(_) | Op::Replace { .. } => op.id().to_string(),
+/// The object that an operation removes, and of which kind it is.
+fn named(object: &Object) -> String {
+    match object {
+        Object::Route(route) => format!("route {route}"),
+        Object::Device(device) => format!("device {} with all that is on it", device.name),
+        other => other.to_string(),
     }
 }
 
 impl Cleaned {
-    async fn apply(&mut self, netlink: &Netlink, routes: &Plan) {
-        let failed = match netlink.apply(routes).await {
+    async fn apply(&mut self, netlink: &Netlink, objects: &Plan) {
+        let failed = match netlink.apply(objects).await {
             Ok(applied) => applied.failed,
             Err(error) => return self.failures.push(error.to_string()),
         };
-        for (index, route) in routes.iter().enumerate() {
+        for (index, op) in objects.iter().enumerate() {
+            let named = named(op.object());
             match failed.iter().find(|(failed, _)| *failed == index) {
                 // Gone with its device, or by somebody else.
                 Some((_, error)) if error.kind == OpErrorKind::Gone => {}
-                Some((_, error)) => self.failures.push(format!("route {}: {error}", shown(route))),
-                None => self.removed(format_args!("route {}", shown(route))),
+                Some((_, error)) => self.failures.push(format!("{named}: {error}")),
+                None => self.removed(named),
             }
         }
     }

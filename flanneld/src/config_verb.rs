@@ -3,11 +3,12 @@
 use std::fmt::Write as _;
 use std::io::{self, Read};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_core::{
-    Host, HostSource, Lease, NetworkConfig, Protected, Range, StoreError, StoreEvent, SubnetKey,
-    choose_uplink,
+    DataPlane, DeviceName, Host, HostSource, Lease, NetworkConfig, NodeId, Protected, Range, StoreError,
+    StoreEvent, SubnetKey, choose_uplink,
 };
 use flannel_netlink::Netlink;
 use futures_util::StreamExt;
@@ -30,7 +31,7 @@ const STORE_DEADLINE: Duration = Duration::from_secs(10);
 const LISTED: usize = 8;
 
 /// What flannel has and this has not.
-const BACKENDS_OF_FLANNEL: [&str; 7] = ["alloc", "extension", "ipip", "ipsec", "udp", "vxlan", "wireguard"];
+const BACKENDS_OF_FLANNEL: [&str; 6] = ["alloc", "extension", "ipip", "ipsec", "udp", "wireguard"];
 
 /// Why a verb came to nothing.
 #[derive(Debug, Error)]
@@ -176,10 +177,13 @@ fn subnets(range: &Range) -> String {
 
 fn backend(config: &NetworkConfig) -> Result<String, ConfigVerbError> {
     let kind = config.backend.kind.as_str();
-    let there: Vec<&str> = backends().iter().map(|backend| backend.kind()).collect();
-    if there.contains(&kind) {
+    let backends = backends();
+    if let Some(backend) = backends.iter().find(|backend| backend.kind() == kind) {
+        let configured = backend.configure(config);
+        configured.map_err(|error| ConfigVerbError::Invalid(error.to_string()))?;
         return Ok(kind.to_owned());
     }
+    let there: Vec<&str> = backends.iter().map(|backend| backend.kind()).collect();
     if BACKENDS_OF_FLANNEL.contains(&kind) {
         return Ok(format!(
             "{kind}\nwarning   this flanneld has no backend {kind}: only hosts that run flannel will join"
@@ -240,7 +244,9 @@ async fn this_host(config: &NetworkConfig, leases: &[Lease], endpoints: &[IpAddr
     };
     let host = facts.map_err(|error| error.to_string()).and_then(|facts| {
         let uplink = choose_uplink(&options, &facts, &families, None).map_err(|error| error.to_string())?;
+        // Who this host is, nobody asks here.
         Ok(Host {
+            node: NodeId(0),
             uplink,
             facts: facts.into(),
         })
@@ -256,6 +262,13 @@ async fn this_host(config: &NetworkConfig, leases: &[Lease], endpoints: &[IpAddr
         .map(|(_, address)| address.to_string())
         .collect();
     let mut text = format!("this host {} {}\n", host.uplink.device, addresses.join(" "));
+    let data_plane = data_plane(config);
+    if let Some(Err(error)) = data_plane
+        .as_ref()
+        .map(|data_plane| data_plane.publish(&host, None))
+    {
+        let _ = writeln!(text, "warning   this host cannot join: {error}");
+    }
     let protected = Protected::of(&host, endpoints);
     let collisions = protected
         .iter()
@@ -263,20 +276,33 @@ async fn this_host(config: &NetworkConfig, leases: &[Lease], endpoints: &[IpAddr
     for (subnets, what) in collisions.take(LISTED) {
         let _ = writeln!(text, "warning   {subnets} cannot be used here: {what} is there");
     }
-    for line in bridges(config, &host, leases).take(LISTED) {
+    let devices = data_plane.map_or_else(Vec::new, |data_plane| data_plane.devices());
+    for line in bridges(config, &host, &devices, leases).take(LISTED) {
         let _ = writeln!(text, "{line}");
     }
     text
 }
 
-/// Devices beside the uplink with addresses in the network: right where the prefix is one subnet, which this host
-/// ought to hold then.
-fn bridges(config: &NetworkConfig, host: &Host, leases: &[Lease]) -> impl Iterator<Item = String> {
-    let others = host
-        .facts
-        .links
+/// The config's backend with its options, where there is one here.
+fn data_plane(config: &NetworkConfig) -> Option<Arc<dyn DataPlane>> {
+    let backends = backends();
+    let backend = backends
         .iter()
-        .filter(|link| link.name != host.uplink.device && !link.loopback);
+        .find(|backend| backend.kind() == config.backend.kind)?;
+    backend.configure(config).ok()
+}
+
+/// Devices beside the uplink, and those of the backend, with addresses in the network: right where the prefix is one
+/// subnet, which this host ought to hold then.
+fn bridges(
+    config: &NetworkConfig,
+    host: &Host,
+    devices: &[DeviceName],
+    leases: &[Lease],
+) -> impl Iterator<Item = String> {
+    let others = host.facts.links.iter();
+    let others = others
+        .filter(|link| link.name != host.uplink.device && !link.loopback && !devices.contains(&link.name));
     let addresses =
         others.flat_map(|link| link.addresses.iter().map(move |address| (link.name, address.net)));
     let ours = leases.iter().filter(|lease| {

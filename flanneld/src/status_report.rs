@@ -34,6 +34,8 @@ pub struct StatusReport {
     pub store: StoreReport,
     /// The way to the other hosts.
     pub uplink: Option<UplinkReport>,
+    /// The backend's own devices.
+    pub devices: Vec<DeviceReport>,
     /// The other hosts.
     pub peers: PeersReport,
     /// Routes of somebody else's that run into the network.
@@ -84,6 +86,20 @@ pub struct UplinkReport {
     pub addresses: Vec<String>,
     /// What is published.
     pub public: Vec<String>,
+}
+
+/// A device of the backend's own.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DeviceReport {
+    /// Its name.
+    pub device: String,
+    /// Its MAC address.
+    pub mac: String,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// Whether it is up.
+    pub up: bool,
 }
 
 /// The other hosts.

@@ -4,12 +4,15 @@
 use std::sync::Arc;
 
 use super::reasons::Reasons;
-use crate::preflight::{Misplaced, filtering, forwarding, misplaced, told};
-use crate::{Filter, Host, HostFacts, Leases, NetworkConfig, Reason, SubnetKey};
+use crate::preflight::{Misplaced, filtering, forwarding, misplaced, reverse_path, told};
+use crate::{DataPlane, DeviceName, Filter, Host, HostFacts, Leases, NetworkConfig, Reason, SubnetKey};
 
 /// The outcome for a config, a host and a lease of ours.
 #[derive(Debug, Default)]
 pub(super) struct Checks {
+    /// The backend's own devices.
+    devices: Vec<DeviceName>,
+    follows_underlay: bool,
     checked: Option<Checked>,
     misplaced: Vec<Misplaced>,
 }
@@ -23,6 +26,15 @@ struct Checked {
 }
 
 impl Checks {
+    /// Goes by another backend, or its other options.
+    pub(super) fn of(data_plane: Option<&dyn DataPlane>) -> Self {
+        Self {
+            devices: data_plane.map(DataPlane::devices).unwrap_or_default(),
+            follows_underlay: data_plane.is_some_and(DataPlane::follows_underlay),
+            ..Self::default()
+        }
+    }
+
     /// Checks again where anything is different, and says so. `filters` are chains that drop forwarded
     /// packets beside those that `host` shows; `None` while our own rules are still to be made, so that
     /// nobody can tell what those packets meet.
@@ -50,7 +62,15 @@ impl Checks {
             reasons.hold(text.map(Reason::Filter), |reason| {
                 matches!(reason, Reason::Filter(_))
             });
-            self.misplaced = own.map_or_else(Vec::new, |own| misplaced(config, host, &own));
+            let text = reverse_path(&host.facts, &self.devices).filter(|_| self.follows_underlay);
+            reasons.hold(text.map(Reason::ReversePath), |reason| {
+                matches!(reason, Reason::ReversePath(_))
+            });
+            let misplaced = own.map_or_else(Vec::new, |own| misplaced(config, host, &own));
+            let others = misplaced
+                .into_iter()
+                .filter(|found| !self.devices.contains(&found.device));
+            self.misplaced = others.collect();
             self.checked = Some(Checked {
                 config: Arc::clone(config),
                 facts: Arc::clone(&host.facts),

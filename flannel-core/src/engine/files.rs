@@ -1,59 +1,69 @@
-//! The files that say what the engine has come to: `subnet.env`, and the networks for the next run.
+//! The files that say what the engine has come to: `subnet.env`, and where the next run is to look.
 
 use std::path::PathBuf;
 
 use futures_util::FutureExt;
-use ipnet::IpNet;
 use tokio::time::Instant;
 use tracing::info;
 
 use super::Slot;
 use super::pace::Backoff;
-use crate::state_dir::remember_networks;
-use crate::{Options, SubnetEnv};
+use crate::state_dir::remember;
+use crate::territory::Territory;
+use crate::{Options, StateDirError, SubnetEnv};
 
 /// One file each, written off the loop: a disk that hangs delays nobody.
 #[derive(Default)]
 pub(super) struct Files {
     env: Kept<SubnetEnv>,
-    networks: Kept<Vec<IpNet>>,
+    territory: Kept<Territory, Unremembered>,
+}
+
+/// Why the next run, and the host's other daemons, are not told what is ours.
+#[derive(Debug, Clone)]
+pub(super) enum Unremembered {
+    /// A device is another daemon's.
+    Taken(String),
+    /// It cannot be written.
+    Unwritten(String),
 }
 
 /// A file that is kept equal to a value.
-struct Kept<T> {
+struct Kept<T, E = String> {
     path: Option<PathBuf>,
     /// What it was last made to say.
     says: Option<T>,
     /// Whether to make sure that it still says so.
     in_doubt: bool,
-    problem: Option<String>,
+    problem: Option<E>,
     backoff: Backoff,
     not_before: Option<Instant>,
-    pub(super) writing: Slot<Written<T>>,
+    pub(super) writing: Slot<Written<T, E>>,
 }
 
 /// What was to be written, and whether it had to be.
-type Written<T> = (T, Result<bool, String>);
+type Written<T, E> = (T, Result<bool, E>);
 
 impl Files {
     pub(super) fn new(options: &Options) -> Self {
         Self {
             env: Kept::at(options.subnet_env.clone()),
-            networks: Kept::at(options.networks_file.clone()),
+            territory: Kept::at(options.state.clone()),
         }
     }
 
     /// Starts to write what is not said yet.
-    pub(super) fn start(&mut self, env: Option<SubnetEnv>, networks: Option<&[IpNet]>, now: Instant) {
+    pub(super) fn start(&mut self, env: Option<SubnetEnv>, territory: Option<Territory>, now: Instant) {
         self.env.start(env.as_ref(), now, |env, path| {
             env.write(path).map_err(|error| error.to_string())
         });
-        self.networks
-            .start(networks.map(<[IpNet]>::to_vec).as_ref(), now, |networks, path| {
-                remember_networks(path, networks)
-                    .map(|()| true)
-                    .map_err(|error| error.to_string())
-            });
+        self.territory.start(territory.as_ref(), now, |territory, state| {
+            let remembered = remember(state, territory).map(|()| true);
+            remembered.map_err(|error| match error {
+                StateDirError::DeviceTaken { .. } => Unremembered::Taken(error.to_string()),
+                error => Unremembered::Unwritten(error.to_string()),
+            })
+        });
     }
 
     /// Completes when a file was written, or could not be.
@@ -67,8 +77,8 @@ impl Files {
                     info!(file, subnet, mtu, "subnet file written");
                 }
             }
-            (networks, result) = super::answer(&mut self.networks.writing) => {
-                self.networks.done(networks, result, Instant::now());
+            (territory, result) = super::answer(&mut self.territory.writing) => {
+                self.territory.done(territory, result, Instant::now());
             }
         }
     }
@@ -83,14 +93,14 @@ impl Files {
         self.env.path.is_none() || self.env.says.is_some() && self.env.says.as_ref() == env
     }
 
-    /// The networks that the next run will know of.
-    pub(super) fn networks(&self) -> &[IpNet] {
-        self.networks.says.as_deref().unwrap_or_default()
+    /// What the next run will know of.
+    pub(super) fn territory(&self) -> Territory {
+        self.territory.says.clone().unwrap_or_default()
     }
 
-    /// What keeps `subnet.env`, and the networks, from being written.
-    pub(super) fn problems(&self) -> (Option<String>, Option<String>) {
-        (self.env.problem.clone(), self.networks.problem.clone())
+    /// What keeps `subnet.env`, and where we are, from being written.
+    pub(super) fn problems(&self) -> (Option<String>, Option<Unremembered>) {
+        (self.env.problem.clone(), self.territory.problem.clone())
     }
 
     /// When [`Files::start`] has something to do though nothing happens before.
@@ -98,18 +108,18 @@ impl Files {
         self.env
             .not_before
             .into_iter()
-            .chain(self.networks.not_before)
+            .chain(self.territory.not_before)
             .min()
     }
 }
 
-impl<T> Default for Kept<T> {
+impl<T, E> Default for Kept<T, E> {
     fn default() -> Self {
         Self::at(None)
     }
 }
 
-impl<T> Kept<T> {
+impl<T, E> Kept<T, E> {
     fn at(path: Option<PathBuf>) -> Self {
         Self {
             path,
@@ -123,12 +133,12 @@ impl<T> Kept<T> {
     }
 }
 
-impl<T: Clone + PartialEq + Send + 'static> Kept<T> {
+impl<T: Clone + PartialEq + Send + 'static, E: Send + 'static> Kept<T, E> {
     fn start(
         &mut self,
         value: Option<&T>,
         now: Instant,
-        write: impl FnOnce(&T, &std::path::Path) -> Result<bool, String> + Send + 'static,
+        write: impl FnOnce(&T, &std::path::Path) -> Result<bool, E> + Send + 'static,
     ) {
         let (Some(path), Some(value)) = (&self.path, value) else {
             return;
@@ -155,7 +165,7 @@ impl<T: Clone + PartialEq + Send + 'static> Kept<T> {
     }
 
     /// Takes note of what came of it: whether the file was changed.
-    fn done(&mut self, value: T, result: Result<bool, String>, now: Instant) -> bool {
+    fn done(&mut self, value: T, result: Result<bool, E>, now: Instant) -> bool {
         match result {
             Ok(changed) => {
                 self.says = Some(value);

@@ -178,9 +178,9 @@ impl Engine {
                     self.world.ruled(pods, result, started, Instant::now());
                 }
                 () = self.files.written() => {
-                    self.world.remembered(self.files.networks());
-                    let (env, networks) = self.files.problems();
-                    self.world.files(env, networks);
+                    self.world.remembered(&self.files.territory());
+                    let (env, state) = self.files.problems();
+                    self.world.files(env, state);
                 }
                 () = self.audit.notified() => self.world.audit(),
                 watched = answer(&mut io.watch) => match watched {
@@ -276,7 +276,7 @@ impl Engine {
             );
         }
         self.files
-            .start(self.world.subnet_env(), self.world.networks(), now);
+            .start(self.world.subnet_env(), self.world.territory(), now);
         if let Some(work) = self.world.next_work(now) {
             let scope = self.world.scope().cloned().unwrap_or_default();
             io.work = Some(carry_out(self.programmer.clone(), scope, work, now).boxed());

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::{DEFAULT_PROTOCOL, NodeId, StateDir, SubnetEnv, SubnetKey, UplinkOptions};
+use crate::{DEFAULT_PROTOCOL, DeviceName, NodeId, StateDir, SubnetEnv, SubnetKey, UplinkOptions};
 
 /// flannel's `--subnet-lease-renew-margin`: an hour.
 const DEFAULT_RENEW_MARGIN: Duration = Duration::from_secs(60 * 60);
@@ -41,8 +41,11 @@ pub struct Options {
     pub ip_masq: bool,
     /// Networks in which routes of earlier runs may be left.
     pub former_networks: Vec<IpNet>,
-    /// Where the networks are remembered for the next run. `None`: nowhere.
-    pub networks_file: Option<PathBuf>,
+    /// Devices that earlier runs may have left.
+    pub former_devices: Vec<DeviceName>,
+    /// The state in which networks and devices are remembered for the next run, and claimed against
+    /// other daemons of the host: [`StateDir::path`]. `None`: nowhere.
+    pub state: Option<PathBuf>,
     /// What picks among free subnets, so that hosts that start together pick different ones.
     pub seed: u64,
 }
@@ -62,7 +65,8 @@ impl Options {
             subnet_env: None,
             ip_masq: false,
             former_networks: Vec::new(),
-            networks_file: None,
+            former_devices: Vec::new(),
+            state: None,
             #[expect(clippy::cast_possible_truncation, reason = "any bits will do")]
             seed: node.0 as u64,
         }
@@ -73,7 +77,8 @@ impl Options {
     pub fn of(state: &StateDir) -> Self {
         Self {
             former_networks: state.networks(),
-            networks_file: Some(state.networks_file()),
+            former_devices: state.devices(),
+            state: Some(state.path().to_owned()),
             ..Self::new(state.node())
         }
     }

@@ -2,7 +2,7 @@
 
 use tracing::{info, warn};
 
-use crate::{Op, OpError};
+use crate::{Object, ObjectId, Op, OpError};
 
 /// Lines that one pass may log about single changes, and as many about failures.
 const LINES_PER_PASS: usize = 100;
@@ -58,20 +58,39 @@ impl PassLog {
     /// An operation succeeded; `drift` when it put right what somebody else had done.
     pub(super) fn done(&mut self, op: &Op, drift: bool) {
         let (count, what) = match (op, drift) {
-            (Op::Add(_), false) => (&mut self.counts.added, "route added"),
-            (Op::Add(_), true) => (&mut self.counts.added, "route restored"),
-            (Op::Replace { .. }, false) => (&mut self.counts.replaced, "route replaced"),
-            (Op::Replace { .. }, true) => (&mut self.counts.replaced, "route corrected"),
-            (Op::Remove(_), _) => (&mut self.counts.removed, "route removed"),
+            (Op::Add(_), false) => (&mut self.counts.added, "added"),
+            (Op::Add(_), true) => (&mut self.counts.added, "restored"),
+            (Op::Replace { .. }, false) => (&mut self.counts.replaced, "replaced"),
+            (Op::Replace { .. }, true) => (&mut self.counts.replaced, "corrected"),
+            (Op::Remove(_), _) => (&mut self.counts.removed, "removed"),
         };
         *count += 1;
-        if !take(&mut self.changes_left) {
+        // A device is worth a line at any time.
+        if let Op::Replace {
+            from: Object::Device(from),
+            to: Object::Device(to),
+        } = op
+        {
+            return match from.is_remade_for(to) {
+                Some(why) => warn!(device = %to, was = %from, why, "device made anew"),
+                None => info!(device = %to, was = %from, "device {what}"),
+            };
+        }
+        let is_device = matches!(op.id(), ObjectId::Device(_));
+        if !is_device && !take(&mut self.changes_left) {
             self.unsaid = true;
             return;
         }
         match op {
-            Op::Add(object) | Op::Remove(object) => info!(route = %object, "{what}"),
-            Op::Replace { from, to } => info!(route = %to, was = %from, "{what}"),
+            Op::Add(Object::Route(route)) | Op::Remove(Object::Route(route)) => {
+                info!(%route, "route {what}");
+            }
+            Op::Replace {
+                from,
+                to: Object::Route(route),
+            } => info!(%route, was = %from, "route {what}"),
+            Op::Add(object) | Op::Remove(object) => info!(%object, "{} {what}", kind(object.id())),
+            Op::Replace { from, to } => info!(object = %to, was = %from, "{} {what}", kind(to.id())),
         }
     }
 
@@ -82,7 +101,10 @@ impl PassLog {
             return;
         }
         if take(&mut self.failures_left) {
-            warn!(route = %op.id(), %error, "route failed; trying again with backoff");
+            match op.id() {
+                ObjectId::Route(route) => warn!(%route, %error, "route failed; trying again with backoff"),
+                id => warn!(object = %id, %error, "{} failed; trying again with backoff", kind(id)),
+            }
         } else {
             self.unsaid = true;
         }
@@ -97,9 +119,22 @@ impl PassLog {
             failed,
         } = self.counts;
         if self.unsaid && !self.at_start {
-            info!(added, replaced, removed, failed, "routes programmed");
+            info!(
+                added,
+                replaced, removed, failed, "routes and what they go by programmed"
+            );
         }
         self.counts
+    }
+}
+
+const fn kind(id: ObjectId) -> &'static str {
+    match id {
+        ObjectId::Device(_) => "device",
+        ObjectId::Address(_) => "address",
+        ObjectId::Forwarding(_) => "forwarding entry",
+        ObjectId::Neighbour(_) => "neighbour",
+        ObjectId::Route(_) => "route",
     }
 }
 

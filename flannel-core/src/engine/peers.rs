@@ -1,6 +1,7 @@
 //! The other hosts: which leases there are, which of them are peers, and what each asks for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -8,9 +9,11 @@ use tracing::{info, warn};
 
 use super::reconciler::Reconciler;
 use crate::admit::Known;
+use crate::challenge::challenged;
+use crate::choose::shared;
 use crate::{
-    Admission, Backend, Context, Desired, Lease, Leases, NodeId, ObjectId, PeerList, PeerState, PeerStatus,
-    Refusal, SubnetKey,
+    Admission, Context, DataPlane, Desired, Lease, Leases, NodeId, ObjectId, PeerList, PeerState, PeerStatus,
+    PerFamily, Refusal, State, SubnetKey,
 };
 
 /// How long a lease that a wiped or cut-off store no longer shows is kept for.
@@ -36,7 +39,10 @@ pub(super) struct Peers {
     // Absent from the last snapshot, and kept until then all the same.
     kept: BTreeMap<SubnetKey, Instant>,
     verdicts: BTreeMap<SubnetKey, Verdict>,
-    owners: BTreeMap<ObjectId, SubnetKey>,
+    /// The peers that ask for an object. It is the same for all of them.
+    owners: BTreeMap<ObjectId, Vec<SubnetKey>>,
+    /// Leases that were left out because an older one has an object otherwise.
+    contending: BTreeMap<ObjectId, BTreeSet<SubnetKey>>,
     dirty: BTreeSet<SubnetKey>,
     /// Counts of verdicts, so that a status costs nothing.
     pub(super) admitted: usize,
@@ -50,9 +56,20 @@ impl Peers {
         &self.leases
     }
 
-    /// Whose object it is.
-    pub(super) fn owner(&self, id: &ObjectId) -> Option<SubnetKey> {
-        self.owners.get(id).copied()
+    /// The peers that ask for an object.
+    pub(super) fn owners(&self, id: &ObjectId) -> &[SubnetKey] {
+        self.owners.get(id).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The lease that an earlier run of ours took, or flannel on this host, if the store has one.
+    pub(super) fn earlier(&self, me: NodeId, public: PerFamily<IpAddr>) -> Option<&Lease> {
+        let leases = || {
+            let leases = self.leases.iter();
+            leases.filter(|lease| challenged(&lease.attrs).is_none())
+        };
+        let flannels = |lease: &&Lease| lease.attrs.node.is_none() && shared(lease, public).is_some();
+        let ours = leases().find(|lease| lease.attrs.node == Some(me));
+        ours.or_else(|| leases().find(flannels))
     }
 
     /// Whether exactly this prefix is a subnet of a peer.
@@ -190,37 +207,83 @@ impl Peers {
     pub(super) fn plan(
         &mut self,
         admission: &Admission<'_>,
-        backend: &dyn Backend,
+        data_plane: &dyn DataPlane,
         context: &Context<'_>,
         reconciler: &mut Reconciler,
     ) {
         let mut known = Known::new();
-        for subnet in std::mem::take(&mut self.dirty) {
-            let (verdict, desired) = self.judge(&subnet, admission, backend, context, &mut known);
+        // Ends: of leases that contend for an object the older always prevails.
+        while let Some(subnet) = self.dirty.pop_first() {
+            let (mut verdict, desired) = self.judge(&subnet, admission, data_plane, context, &mut known);
+            let mut after = desired.into_state();
+            if let Some(why) = self.contend(&subnet, &after, reconciler.want()) {
+                verdict = Some(Verdict::Skipped(why));
+                after.clear();
+            }
             let before = match self.record(subnet, verdict) {
                 Some(Verdict::Peer(objects)) => objects,
                 _ => BTreeSet::new(),
             };
-            let after = desired.into_state();
             for id in before.iter().filter(|id| !after.contains_key(id)) {
-                // Another peer may have come to own it meanwhile.
-                if self.owners.get(id) == Some(&subnet) {
-                    self.owners.remove(id);
+                if self.disown(id, &subnet) {
                     reconciler.set_want(*id, None);
                 }
             }
             for (id, object) in after {
-                self.owners.insert(id, subnet);
+                let owners = self.owners.entry(id).or_default();
+                if !owners.contains(&subnet) {
+                    owners.push(subnet);
+                }
+                if reconciler.want().get(&id) != Some(&object) {
+                    self.dirty.extend(self.contending.remove(&id).unwrap_or_default());
+                }
                 reconciler.set_want(id, Some(object));
             }
         }
+    }
+
+    /// Why a lease cannot have what it asks for: an older one has it otherwise. Younger ones that do are
+    /// looked at again.
+    fn contend(&mut self, subnet: &SubnetKey, after: &State, want: &State) -> Option<String> {
+        let age = |subnet: &SubnetKey| self.leases.get(subnet).map(|lease| (lease.created, lease.subnet));
+        let mut younger = Vec::new();
+        for (id, object) in after {
+            let others = self.owners(id).iter().filter(|other| *other != subnet);
+            if want.get(id) == Some(object) {
+                continue;
+            }
+            for other in others {
+                if age(other).is_some_and(|other| Some(other) < age(subnet)) {
+                    let why = format!("it asks for {object}, and the older lease {other} for another");
+                    self.contending.entry(*id).or_default().insert(*subnet);
+                    return Some(why);
+                }
+                younger.push(*other);
+            }
+        }
+        self.dirty.extend(younger);
+        None
+    }
+
+    /// A peer no longer asks for an object: whether nobody does. Who wanted it otherwise may have it.
+    fn disown(&mut self, id: &ObjectId, subnet: &SubnetKey) -> bool {
+        let Some(owners) = self.owners.get_mut(id) else {
+            return false;
+        };
+        owners.retain(|owner| owner != subnet);
+        if !owners.is_empty() {
+            return false;
+        }
+        self.owners.remove(id);
+        self.dirty.extend(self.contending.remove(id).unwrap_or_default());
+        true
     }
 
     fn judge(
         &self,
         subnet: &SubnetKey,
         admission: &Admission<'_>,
-        backend: &dyn Backend,
+        data_plane: &dyn DataPlane,
         context: &Context<'_>,
         known: &mut Known,
     ) -> (Option<Verdict>, Desired) {
@@ -239,7 +302,7 @@ impl Peers {
             // By our address it is another host's fault only if it does not carry our name.
             Err(Refusal::OurAddress(_)) if is_ours(lease) => Verdict::Refused(Refusal::LeftBehind),
             Err(refusal) => Verdict::Refused(refusal),
-            Ok(()) => match backend.peer(context, lease, &mut desired) {
+            Ok(()) => match data_plane.peer(context, lease, &mut desired) {
                 Ok(()) => {
                     if admission.is_cut_differently(lease) && !self.verdicts.contains_key(subnet) {
                         warn!(%subnet, "the lease has another subnet length than the network config");

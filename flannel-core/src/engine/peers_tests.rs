@@ -5,8 +5,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    BackendError, DEFAULT_PROTOCOL, Family, Hop, Host, HostFacts, LeaseAttrs, NetworkConfig, Object,
-    PerFamily, Protected, Published, Route, Skip, State, Uplink,
+    Backend, BackendError, DEFAULT_PROTOCOL, Family, Hop, Host, HostFacts, LeaseAttrs, NetworkConfig,
+    PerFamily, Protected, Published, Route, RouteId, Skip, State, Uplink,
 };
 
 const ME: NodeId = NodeId(7);
@@ -23,6 +23,12 @@ impl Backend for Routes {
         "host-gw"
     }
 
+    fn configure(&self, _: &NetworkConfig) -> Result<Arc<dyn DataPlane>, BackendError> {
+        Ok(Arc::new(Self))
+    }
+}
+
+impl DataPlane for Routes {
     fn mtu(&self, _: &Host) -> u32 {
         1500
     }
@@ -72,6 +78,7 @@ impl Fixture {
             config: NetworkConfig::from_json(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#)
                 .unwrap(),
             host: Host {
+                node: ME,
                 uplink,
                 facts: Arc::new(HostFacts::default()),
             },
@@ -198,7 +205,7 @@ fn peers_are_what_the_store_has_but_for_our_own_lease() {
     assert_eq!(fixture.wanted(), ["1", "2", "3"]);
     assert_eq!((fixture.peers.admitted, fixture.peers.refused), (3, 0));
     let id = *fixture.reconciler.want().keys().next().unwrap();
-    assert_eq!(fixture.peers.owner(&id), Some(subnet(1)));
+    assert_eq!(fixture.peers.owners(&id), [subnet(1)]);
 }
 
 #[test]
@@ -209,7 +216,7 @@ fn a_deleted_lease_goes_at_once() {
     fixture.plan();
     assert_eq!(fixture.wanted(), ["1", "3"]);
     assert_eq!(fixture.peers.admitted, 2);
-    assert_eq!(fixture.peers.owner(&id), None);
+    assert_eq!(fixture.peers.owners(&id), []);
 }
 
 #[test]
@@ -321,9 +328,9 @@ fn what_is_kept_makes_way_for_who_takes_its_subnet_or_a_part_of_it_and_nothing_e
             .reconciler
             .want()
             .values()
-            .find_map(|Object::Route(route)| {
-                (route.id.destination == newcomer.parse().unwrap()).then(|| route.to_string())
-            });
+            .filter(|object| object.id() == ObjectId::Route(RouteId::to(newcomer.parse().unwrap())))
+            .map(ToString::to_string)
+            .next();
         assert!(hop.unwrap().contains("192.0.2.99"), "{newcomer}");
         assert!(fixture.wanted().contains(&"4".to_owned()), "{newcomer}");
         assert!(fixture.wanted().contains(&"1".to_owned()), "{newcomer}");
@@ -546,8 +553,9 @@ proptest! {
             prop_assert_eq!(fixture.reconciler.want(), &want);
             prop_assert_eq!((fixture.peers.admitted, fixture.peers.refused), (admitted, refused));
             for id in want.keys() {
-                let owner = fixture.peers.owner(id);
-                prop_assert!(owner.is_some_and(|owner| fixture.peers.leases.get(&owner).is_some()));
+                let owners = fixture.peers.owners(id);
+                prop_assert!(!owners.is_empty());
+                prop_assert!(owners.iter().all(|owner| fixture.peers.leases.get(owner).is_some()));
             }
             prop_assert_eq!(fixture.peers.owners.len(), want.len());
             for subnet in fixture.peers.kept.keys() {

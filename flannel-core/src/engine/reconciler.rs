@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use ipnet::IpNet;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -11,8 +10,8 @@ use super::pace::{Backoff, Pace};
 use super::pass_log::{Counts, PassLog};
 use crate::plan::diff_of;
 use crate::{
-    Applied, Changed, KernelError, Object, ObjectId, Op, OpError, OpErrorKind, Ownership, PeerCounts, Plan,
-    Repairs, State, Timings,
+    Applied, Changed, Device, DeviceName, KernelError, Object, ObjectId, Op, OpError, OpErrorKind, Ownership,
+    PeerCounts, Plan, Repairs, State, Timings,
 };
 
 /// The kernel is looked at this often even when it is silent.
@@ -134,6 +133,15 @@ impl Reconciler {
         &self.foreign
     }
 
+    /// The devices of ours that are in the kernel.
+    pub(super) fn devices(&self) -> impl Iterator<Item = &Device> {
+        // They come first.
+        self.have.values().map_while(|object| match object {
+            Object::Device(device) => Some(device),
+            _ => None,
+        })
+    }
+
     /// Whether the kernel was ever read.
     pub(super) const fn is_known(&self) -> bool {
         self.known
@@ -157,16 +165,18 @@ impl Reconciler {
         self.failing.iter().map(|(id, failing)| (*id, &failing.error))
     }
 
-    /// Whether a destination of ours is in the kernel for which this holds.
-    pub(super) fn have_any(&self, holds: impl Fn(IpNet) -> bool) -> bool {
-        self.have.keys().any(|ObjectId::Route(id)| holds(id.destination))
+    /// What of ours is in the kernel.
+    pub(super) const fn have(&self) -> &State {
+        &self.have
     }
 
     /// Since when the kernel is not, or is not known to be, as it ought to be; what keeps failing is
     /// told of by itself.
     pub(super) fn behind_since(&mut self, now: Instant) -> Option<Instant> {
-        let failing = &self.failing;
-        let tried = self.unlike.iter_mut().filter(|(id, _)| !failing.contains_key(id));
+        let absent = self.absent_devices(|_| true);
+        let (failing, want) = (&self.failing, &self.want);
+        let told = |id: &ObjectId| failing.contains_key(id) || rests_on_any(&absent, want.get(id));
+        let tried = self.unlike.iter_mut().filter(|(id, _)| !told(id));
         let unlike = tried.map(|(_, unlike)| *unlike.since.get_or_insert(now)).min();
         unlike.into_iter().chain(self.unanswered).min()
     }
@@ -365,7 +375,8 @@ impl Reconciler {
             Changed::Vanished(object) => {
                 self.have.get(&object.id()) == Some(object) || self.foreign.contains(object)
             }
-            Changed::Down(_) | Changed::Overrun => true,
+            Changed::Gone(id) => self.have.contains_key(id),
+            Changed::Device(_) | Changed::Down(_) | Changed::Overrun => true,
             Changed::Host | Changed::Table(_) => false,
         };
         self.audit_wanted |= relevant && change.in_scope(ownership);
@@ -377,10 +388,21 @@ impl Reconciler {
         }
     }
 
+    /// The devices that are not there, and could not be made when last tried.
+    fn absent_devices(&self, holds: impl Fn(&Failing) -> bool) -> Vec<DeviceName> {
+        let failing = self.failing.iter().filter(|(id, failing)| {
+            matches!(id, ObjectId::Device(_)) && !self.have.contains_key(id) && holds(failing)
+        });
+        failing.filter_map(|(id, _)| id.device()).collect()
+    }
+
     fn plan(&self, now: Instant) -> Plan {
+        let waits = |failing: &Failing| failing.due().is_none_or(|at| at > now);
+        let absent = self.absent_devices(waits);
         let due = |id: &ObjectId| {
             let failing = self.failing.get(id);
             failing.is_none_or(|failing| failing.due().is_some_and(|at| at <= now))
+                && !rests_on_any(&absent, self.want.get(id))
         };
         let due: Vec<ObjectId> = self.unlike.keys().copied().filter(due).collect();
         let (wanted, gone): (Vec<_>, Vec<_>) = due.into_iter().partition(|id| self.want.contains_key(id));
@@ -400,14 +422,22 @@ impl Reconciler {
             .map(|(index, error)| (*index, error))
             .collect();
         let mut log = PassLog::new(self.start.is_some(), plan.len());
+        let mut absent = Vec::new();
         for (index, op) in plan.iter().enumerate() {
             let id = op.id();
             let gone_already =
                 |error: &&OpError| matches!(op, Op::Remove(_)) && error.kind == OpErrorKind::Gone;
+            let no_device = |error: &&OpError| {
+                let rests = |device| op.object().rests_on(device);
+                error.kind == OpErrorKind::NoDevice && absent.iter().any(rests)
+            };
             match failed.remove(&index) {
+                // Its device is what failed, and has been told of.
+                Some(error) if no_device(&error) => {}
                 Some(error) if !gone_already(&error) => {
                     log.failed(op, error, self.told.insert(id, error.kind) == Some(error.kind));
                     self.fail(id, error.clone(), now);
+                    absent.extend(id.device().filter(|device| id == ObjectId::Device(*device)));
                 }
                 _ => {
                     let drift = self
@@ -423,6 +453,9 @@ impl Reconciler {
                         None => drop(self.have.remove(&id)),
                     }
                     self.compare(id, Unlike::ASKED);
+                    if let ObjectId::Device(device) = id {
+                        self.device_done(op, &device);
+                    }
                 }
             }
         }
@@ -430,6 +463,22 @@ impl Reconciler {
         if let Some(start) = &mut self.start {
             start.add(counts);
         }
+    }
+
+    /// A device was made, changed or removed: what was on one that is gone is gone, too, and what could
+    /// not be put on it may be now.
+    fn device_done(&mut self, op: &Op, device: &DeviceName) {
+        if op.clears_device() {
+            let lost = self.have.iter().filter(|(_, object)| object.rests_on(device));
+            let lost: Vec<ObjectId> = lost.map(|(id, _)| *id).collect();
+            for id in lost {
+                self.have.remove(&id);
+                self.compare(id, Unlike::ASKED);
+            }
+        }
+        let want = &self.want;
+        self.failing
+            .retain(|id, _| !want.get(id).is_some_and(|object| object.rests_on(device)));
     }
 
     fn fail(&mut self, id: ObjectId, error: OpError, now: Instant) {
@@ -466,14 +515,21 @@ impl Reconciler {
     /// Nobody wants it any longer. What does not carry our mark was to be corrected, and is the
     /// operator's again.
     fn disown(&mut self, id: ObjectId) {
-        let marked = |Object::Route(route): &Object| route.protocol == self.protocol;
+        let marked = |object: &Object| match object {
+            Object::Route(route) => route.protocol == self.protocol,
+            _ => true,
+        };
         if self.have.get(&id).is_some_and(|object| !marked(object)) {
             self.foreign.extend(self.have.remove(&id));
         }
     }
 
     fn compare(&mut self, id: ObjectId, unlike: Unlike) {
-        if self.have.get(&id) == self.want.get(&id) {
+        let same = match (self.have.get(&id), self.want.get(&id)) {
+            (Some(have), Some(want)) => have.satisfies(want),
+            (have, want) => have.is_none() && want.is_none(),
+        };
+        if same {
             self.unlike.remove(&id);
             self.failing.remove(&id);
             self.told.remove(&id);
@@ -483,6 +539,10 @@ impl Reconciler {
     }
 }
 
+fn rests_on_any(devices: &[DeviceName], object: Option<&Object>) -> bool {
+    object.is_some_and(|object| devices.iter().any(|device| object.rests_on(device)))
+}
+
 fn ids(objects: &[Object]) -> BTreeSet<ObjectId> {
     objects.iter().map(Object::id).collect()
 }
@@ -490,9 +550,9 @@ fn ids(objects: &[Object]) -> BTreeSet<ObjectId> {
 impl Changed {
     fn in_scope(&self, ownership: &Ownership) -> bool {
         match self {
-            Self::Appeared(Object::Route(route)) | Self::Vanished(Object::Route(route)) => {
-                ownership.scope.covers(route.id.destination)
-            }
+            Self::Appeared(object) | Self::Vanished(object) => ownership.scope.includes(&object.id()),
+            Self::Gone(id) => ownership.scope.includes(id),
+            Self::Device(device) => ownership.scope.has(device),
             Self::Host | Self::Table(_) | Self::Down(_) | Self::Overrun => true,
         }
     }

@@ -17,6 +17,13 @@ fn made_by(protocol: u8, number: u8, gateway: u8) -> Object {
     Route::unicast(net, hop, protocol).into()
 }
 
+fn route_of(object: Object) -> Route {
+    let Object::Route(route) = object else {
+        panic!("{object} is no route");
+    };
+    route
+}
+
 fn ours(number: u8, gateway: u8) -> Object {
     made_by(OURS, number, gateway)
 }
@@ -27,7 +34,7 @@ fn id(number: u8) -> ObjectId {
 
 /// Of ours, with a metric: a stray.
 fn stray(number: u8) -> Object {
-    let Object::Route(mut route) = ours(number, 99);
+    let mut route = route_of(ours(number, 99));
     route.id.metric = 50;
     route.into()
 }
@@ -60,6 +67,7 @@ impl Fixture {
             ownership: Ownership {
                 scope: Scope {
                     networks: vec!["10.5.0.0/16".parse().unwrap()],
+                    ..Scope::default()
                 },
                 protocol: OURS,
             },
@@ -207,7 +215,7 @@ fn additions_and_replacements_come_in_order_before_removals_in_reverse_order() {
 #[test]
 fn a_plan_has_at_most_1024_operations_and_removals_wait_for_all_additions() {
     let route = |number: u16| {
-        let Object::Route(mut route) = ours(0, 1);
+        let mut route = route_of(ours(0, 1));
         route.id.destination = format!("10.5.{}.{}/32", number >> 8, number & 255)
             .parse()
             .unwrap();
@@ -385,7 +393,7 @@ fn a_route_of_the_operators_in_our_place_stays_and_ours_comes_as_soon_as_it_is_g
 
 #[test]
 fn a_route_of_the_operators_that_waits_behind_ours_is_in_nobodys_way() {
-    let Object::Route(mut behind) = made_by(STATIC, 1, 8);
+    let mut behind = route_of(made_by(STATIC, 1, 8));
     behind.id.position = 1;
     let kernel = [ours(1, 9), behind.into()];
     let mut fixture = Fixture::new();
@@ -585,7 +593,7 @@ fn has_it_look(fixture: &mut Fixture, change: Changed) -> bool {
 #[test]
 fn events_that_differ_from_what_is_known_make_it_look_and_echoes_do_not() {
     let theirs = made_by(STATIC, 9, 9);
-    let Object::Route(mut outside) = made_by(OURS, 1, 1);
+    let mut outside = route_of(made_by(OURS, 1, 1));
     outside.id.destination = "10.6.1.0/24".parse().unwrap();
     let (appeared, vanished) = (Changed::Appeared, Changed::Vanished);
     for (change, looks) in [
@@ -833,7 +841,7 @@ struct Play {
 impl Play {
     /// Destinations 6 and 7 are strays with a metric.
     fn place(number: u8, protocol: u8, gateway: u8) -> Object {
-        let Object::Route(mut route) = made_by(protocol, number % 6, gateway);
+        let mut route = route_of(made_by(protocol, number % 6, gateway));
         route.id.metric = if number < 6 { 0 } else { 50 };
         route.into()
     }
@@ -887,7 +895,10 @@ impl Play {
                 };
                 let answered = result.is_ok();
                 let want = self.fixture.reconciler.want().clone();
-                let leased = |net| want.keys().any(|ObjectId::Route(id)| id.destination == net);
+                let leased = |net| {
+                    want.keys()
+                        .any(|id| matches!(id, ObjectId::Route(id) if id.destination == net))
+                };
                 self.fixture
                     .reconciler
                     .dumped(result, &ownership, leased, now, now);
@@ -943,7 +954,7 @@ impl Play {
                 self.fixture.changed(Changed::Appeared(object.clone()));
             }
             Op::Remove(object) if there == Some(object) => {
-                let Object::Route(route) = object;
+                let route = route_of(object.clone());
                 assert_eq!(route.protocol, OURS, "only what carries our mark is removed");
                 self.kernel.remove(&op.id());
                 self.fixture.changed(Changed::Vanished(object.clone()));
@@ -996,7 +1007,7 @@ proptest! {
             prop_assert!(there == Some(object) || foreign, "{object} is {there:?}");
         }
         for (id, object) in &play.kernel {
-            let Object::Route(route) = object;
+            let route = route_of(object.clone());
             prop_assert!(route.protocol != OURS || want.contains_key(id), "{object} is left");
         }
         prop_assert!(play.fixture.reconciler.is_settled());

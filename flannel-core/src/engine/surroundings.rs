@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
+use serde_json::value::RawValue;
 use tokio::time::Instant;
 use tracing::info;
 
@@ -14,8 +16,8 @@ use super::reasons::Reasons;
 use crate::preflight::published_twice;
 use crate::spelling::nearest;
 use crate::{
-    Backend, Family, Filter, Host, HostFacts, KernelError, Lease, LeaseAttrs, Leases, Misspelt,
-    NetworkConfig, NodeId, PerFamily, Protected, Reason, UplinkOptions, choose_uplink,
+    Backend, DataPlane, DeviceName, Family, Filter, Host, HostFacts, KernelError, Lease, LeaseAttrs, Leases,
+    Misspelt, NetworkConfig, NodeId, PerFamily, Protected, Reason, UplinkOptions, choose_uplink,
 };
 
 /// The host is looked at this often even when it is silent.
@@ -28,6 +30,8 @@ pub(super) struct Surroundings {
     backends: Vec<Box<dyn Backend>>,
     endpoints: Vec<IpAddr>,
     config: Option<Arc<NetworkConfig>>,
+    /// What the config's backend comes to with its options.
+    data_plane: Option<Arc<dyn DataPlane>>,
     /// A config that cannot take effect while our lease is held.
     refused: Option<Arc<NetworkConfig>>,
     facts: Option<Arc<HostFacts>>,
@@ -35,6 +39,9 @@ pub(super) struct Surroundings {
     /// Whether the uplink of `host` is gone at present.
     uplink_lost: bool,
     attrs: Option<LeaseAttrs>,
+    /// The backend's data of the lease that `attrs` were worked out with; `None`: they are to be worked
+    /// out anew.
+    published_over: Option<[Option<String>; 2]>,
     protected: Protected,
     checks: Checks,
     look_wanted: bool,
@@ -64,11 +71,13 @@ impl Surroundings {
             backends,
             endpoints,
             config: None,
+            data_plane: None,
             refused: None,
             facts: None,
             host: None,
             uplink_lost: false,
             attrs: None,
+            published_over: None,
             protected: Protected::default(),
             checks: Checks::default(),
             look_wanted: true,
@@ -99,9 +108,26 @@ impl Surroundings {
         self.backend_of(self.config()?)
     }
 
+    /// The same with its options, where they can be used.
+    pub(super) fn data_plane(&self) -> Option<&dyn DataPlane> {
+        self.data_plane.as_deref()
+    }
+
+    /// The devices that it makes.
+    pub(super) fn devices(&self) -> Vec<DeviceName> {
+        self.data_plane().map(DataPlane::devices).unwrap_or_default()
+    }
+
     fn backend_of(&self, config: &NetworkConfig) -> Option<&dyn Backend> {
         let mut backends = self.backends.iter().map(AsRef::as_ref);
         backends.find(|backend: &&dyn Backend| backend.kind() == config.backend.kind)
+    }
+
+    fn configure(&self, config: &NetworkConfig) -> Result<Arc<dyn DataPlane>, String> {
+        let backend = self
+            .backend_of(config)
+            .ok_or_else(|| self.unknown_backend(config))?;
+        backend.configure(config).map_err(|error| error.to_string())
     }
 
     fn unknown_backend(&self, config: &NetworkConfig) -> String {
@@ -131,8 +157,7 @@ impl Surroundings {
             if current.same_as(&config) {
                 return None;
             }
-            if self.backend_of(&config).is_none() && self.backend().is_some() {
-                let why = self.unknown_backend(&config);
+            if let (Err(why), Some(_)) = (self.configure(&config), &self.data_plane) {
                 reasons.set(Reason::ConfigRefused(format!(
                     "{why}; going on with the config as it was"
                 )));
@@ -150,8 +175,15 @@ impl Surroundings {
             backend = config.backend.kind,
             "network config read"
         );
+        let configured = self.configure(&config);
+        let unusable = configured.as_ref().err().cloned();
+        reasons.hold(unusable.map(Reason::Backend), |reason| {
+            matches!(reason, Reason::Backend(_))
+        });
+        self.data_plane = configured.ok();
+        self.checks = Checks::of(self.data_plane.as_deref());
         let before = self.config.replace(config);
-        self.look_around(own, reasons);
+        self.look_around(reasons);
         Some(Replaced(before))
     }
 
@@ -186,7 +218,6 @@ impl Surroundings {
     pub(super) fn looked(
         &mut self,
         result: Result<HostFacts, KernelError>,
-        own: Option<&Lease>,
         started: Instant,
         now: Instant,
         reasons: &mut Reasons,
@@ -207,7 +238,7 @@ impl Surroundings {
             return Effect::None;
         }
         self.facts = Some(Arc::new(facts));
-        self.look_around(own, reasons)
+        self.look_around(reasons)
     }
 
     /// Says what the operator has set up otherwise than this network needs it. `rival` is what is known
@@ -234,7 +265,7 @@ impl Surroundings {
     }
 
     /// Draws the conclusions.
-    fn look_around(&mut self, own: Option<&Lease>, reasons: &mut Reasons) -> Effect {
+    fn look_around(&mut self, reasons: &mut Reasons) -> Effect {
         let (Some(config), Some(facts)) = (&self.config, &self.facts) else {
             return Effect::None;
         };
@@ -260,45 +291,59 @@ impl Surroundings {
             );
         }
         let host = Host {
+            node: self.node,
             uplink,
             facts: facts.clone(),
         };
         let protected = Protected::of(&host, &self.endpoints);
-        let same = self
-            .host
-            .as_ref()
-            .is_some_and(|before| before.same_for_plans(&host));
+        let follows_underlay = self.data_plane().is_some_and(DataPlane::follows_underlay);
+        let networks: Vec<IpNet> = config.networks().collect();
+        let same = self.host.as_ref().is_some_and(|before| {
+            let underlay = |host: &Host| host.facts.underlay.outside(&networks);
+            before.same_for_plans(&host) && (!follows_underlay || underlay(before) == underlay(&host))
+        });
         let effect = if same && !back && self.protected == protected {
             Effect::None
         } else {
             Effect::Replan
         };
         self.protected = protected;
-        self.publish(&host, own, reasons);
+        self.published_over = None;
         self.host = Some(host);
         effect
     }
 
-    fn publish(&mut self, host: &Host, own: Option<&Lease>, reasons: &mut Reasons) {
-        let Some(config) = self.config() else { return };
-        let Some(backend) = self.backend_of(config) else {
-            return reasons.set(Reason::Backend(self.unknown_backend(config)));
+    /// Works out what to publish. `before` is the lease that is ours, or was in an earlier run.
+    pub(super) fn publish(&mut self, before: Option<&Lease>, reasons: &mut Reasons) {
+        let (Some(config), Some(host), Some(data_plane)) = (self.config(), self.host(), self.data_plane())
+        else {
+            return;
         };
-        match backend.publish(host, own) {
+        let text = |data: &Option<Box<RawValue>>| data.as_ref().map(|data| data.get().to_owned());
+        let over = before.map_or_else(Default::default, |before| {
+            [
+                text(&before.attrs.backend_data),
+                text(&before.attrs.backend_v6_data),
+            ]
+        });
+        if self.published_over.as_ref() == Some(&over) {
+            return;
+        }
+        match data_plane.publish(host, before) {
             Err(error) => reasons.set(Reason::Backend(error.to_string())),
             Ok(published) => {
                 reasons.clear(|reason| matches!(reason, Reason::Backend(_)));
-                let attrs = LeaseAttrs {
+                self.attrs = Some(LeaseAttrs {
                     public: host.uplink.public,
-                    backend: backend.kind().to_owned(),
+                    backend: config.backend.kind.clone(),
                     backend_data: published.data,
                     backend_v6_data: published.v6_data,
                     node: Some(self.node),
                     unknown: Vec::new(),
-                };
-                self.attrs = Some(attrs);
+                });
             }
         }
+        self.published_over = Some(over);
     }
 }
 

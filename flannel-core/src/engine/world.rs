@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::files::Unremembered;
 use super::options::Options;
 use super::peers::Peers;
 use super::reasons::Reasons;
@@ -20,10 +21,11 @@ use super::rules::Rules;
 use super::surroundings::{Effect, Replaced, Surroundings};
 use crate::ownership::conflicts;
 use crate::status::LISTED;
+use crate::territory::Territory;
 use crate::{
-    Admission, Applied, Backend, Changed, ConfigError, Conflict, Context, Gap, Host, HostFacts, KernelError,
-    Lease, NetworkConfig, Object, ObjectId, Ownership, PerFamily, Plan, Reason, Scope, StoreError,
-    StoreEvent, SubnetEnv, SubnetStore, Timings, Wish,
+    Admission, Applied, Backend, Changed, ConfigError, Conflict, Context, DataPlane, Desired, Gap, Host,
+    HostFacts, KernelError, Lease, NetworkConfig, Object, ObjectId, Ownership, PerFamily, Plan, Reason,
+    Route, Scope, StoreError, StoreEvent, SubnetEnv, SubnetStore, Timings, Wish,
 };
 
 /// The engine's whole state.
@@ -31,10 +33,10 @@ pub(super) struct World {
     options: Options,
     surroundings: Surroundings,
     ownership: Ownership,
-    /// Networks that are no longer configured, in which routes of ours may be left.
-    former: Vec<IpNet>,
-    /// The networks that the next run will know of.
-    remembered: Vec<IpNet>,
+    /// Networks and devices that are no longer configured, in and on which something of ours may be left.
+    former: Territory,
+    /// What the next run will know of.
+    remembered: Territory,
     /// How many full lists the store has shown.
     snapshots: u64,
     /// Whether the store was ever heard from.
@@ -46,11 +48,14 @@ pub(super) struct World {
     peers: Peers,
     reconciler: Reconciler,
     rules: Rules,
-    /// The routes that drop what is for no pod.
-    blackholes: Vec<ObjectId>,
+    /// What is to be there whoever the peers are.
+    base: Vec<ObjectId>,
+    base_marked: bool,
     /// The lease that the kernel's state was planned with: kept while another is being taken.
     planned_with: Option<Lease>,
     conflicts: Vec<Conflict>,
+    /// Why a device of ours cannot be ours.
+    claim: Option<String>,
     reasons: Reasons,
     /// Since when the kernel is not as it ought to be.
     behind: Option<Instant>,
@@ -70,6 +75,10 @@ impl World {
             ..Wish::default()
         };
         let protocol = options.protocol;
+        let former = Territory {
+            networks: options.former_networks.clone(),
+            devices: options.former_devices.clone(),
+        };
         let mut reasons = Reasons::default();
         reasons.set(Reason::NoSnapshot);
         Self {
@@ -84,8 +93,8 @@ impl World {
                 scope: Scope::default(),
                 protocol,
             },
-            former: options.former_networks.clone(),
-            remembered: options.former_networks.clone(),
+            remembered: former.clone(),
+            former,
             reasons,
             options,
             snapshots: 0,
@@ -95,9 +104,11 @@ impl World {
             peers: Peers::default(),
             reconciler: Reconciler::new(protocol),
             rules: Rules::new(None),
-            blackholes: Vec::new(),
+            base: Vec::new(),
+            base_marked: true,
             planned_with: None,
             conflicts: Vec::new(),
+            claim: None,
             behind: None,
             judged: None,
             planned_for: Duration::ZERO,
@@ -195,42 +206,48 @@ impl World {
             .surroundings
             .new_config(config, self.registrar.own(), &mut self.reasons);
         let Some(Replaced(before)) = replaced else { return };
-        self.former
-            .extend(before.iter().flat_map(|before| before.networks()));
+        let networks = before.iter().flat_map(|before| before.networks());
+        self.former.networks.extend(networks);
+        self.former.devices.extend(&self.ownership.scope.devices);
         self.scope_anew();
         self.replan();
     }
 
-    /// This network's ranges, then those in which something of ours may be left.
+    /// This network's ranges and devices, then those in and on which something of ours may be left.
     fn scope_anew(&mut self) {
-        let configured = self
-            .surroundings
-            .config()
-            .into_iter()
-            .flat_map(NetworkConfig::networks);
-        let mut networks: Vec<IpNet> = configured.collect();
-        self.former.retain(|former| !networks.contains(former));
-        self.former.sort_unstable();
-        self.former.dedup();
-        networks.extend(&self.former);
-        self.ownership.scope = Scope { networks };
+        let mut territory = self.configured();
+        self.former.subtract(&territory);
+        territory.networks.extend(&self.former.networks);
+        territory.devices.extend(&self.former.devices);
+        self.ownership.scope = Scope {
+            networks: territory.networks,
+            devices: territory.devices,
+            underlay: self
+                .surroundings
+                .data_plane()
+                .is_some_and(DataPlane::follows_underlay),
+        };
+    }
+
+    fn configured(&self) -> Territory {
+        let config = self.surroundings.config();
+        Territory {
+            networks: config.into_iter().flat_map(NetworkConfig::networks).collect(),
+            devices: self.surroundings.devices(),
+        }
     }
 
     fn replan(&mut self) {
         self.registrar.reconsider();
         self.peers.mark_all();
         self.plan_own_subnet();
+        self.base_marked = true;
         self.reconciler.retry_all();
     }
 
     /// Takes the kernel's answer about the host.
     pub(super) fn looked(&mut self, result: Result<HostFacts, KernelError>, started: Instant, now: Instant) {
-        let own = self.registrar.own();
-        if self
-            .surroundings
-            .looked(result, own, started, now, &mut self.reasons)
-            == Effect::Replan
-        {
+        if self.surroundings.looked(result, started, now, &mut self.reasons) == Effect::Replan {
             self.replan();
         }
     }
@@ -248,8 +265,9 @@ impl World {
                     return;
                 }
             }
+            Changed::Device(_) => self.surroundings.look(),
             Changed::Appeared(object) | Changed::Vanished(object) if self.is_pods(object) => return,
-            Changed::Appeared(_) | Changed::Vanished(_) => {}
+            Changed::Appeared(_) | Changed::Vanished(_) | Changed::Gone(_) => {}
         }
         self.reconciler.changed(change, &self.ownership);
     }
@@ -257,7 +275,9 @@ impl World {
     /// Whether it is a route of somebody else's inside our own subnet, such as a container runtime
     /// makes for every pod: no concern of ours, and no reason to read all routes.
     fn is_pods(&self, object: &Object) -> bool {
-        let Object::Route(route) = object;
+        let Object::Route(route) = object else {
+            return false;
+        };
         let own = self.planned_with.as_ref().map(|own| own.subnet);
         let inside = own.is_some_and(|own| own.nets().any(|net| net.contains(&route.id.destination)));
         inside && route.protocol != self.ownership.protocol
@@ -287,6 +307,7 @@ impl World {
                     self.planned_with = Some(own.clone());
                     self.peers.mark_all();
                     self.plan_own_subnet();
+                    self.base_marked = true;
                 }
             }
             // No lease stands against it any more.
@@ -301,11 +322,12 @@ impl World {
 
     fn plan(&mut self) {
         let surroundings = &self.surroundings;
-        let (Some(config), Some(host), Some(own), Some(backend)) = (
+        let (Some(config), Some(host), Some(own), Some(backend), Some(data_plane)) = (
             surroundings.config(),
             surroundings.host(),
             &self.planned_with,
             surroundings.backend(),
+            surroundings.data_plane(),
         ) else {
             return;
         };
@@ -322,10 +344,26 @@ impl World {
             config,
             protocol: self.ownership.protocol,
         };
+        if std::mem::take(&mut self.base_marked) {
+            let mut base = Desired::default();
+            data_plane.base(&context, &mut base);
+            if self.options.blackhole {
+                let subnets = own.subnet.nets();
+                subnets.for_each(|net| base.insert(Route::blackhole(net, context.protocol)));
+            }
+            let base = base.into_state();
+            for gone in self.base.iter().filter(|id| !base.contains_key(id)) {
+                self.reconciler.set_want(*gone, None);
+            }
+            self.base = base.keys().copied().collect();
+            for (id, object) in base {
+                self.reconciler.set_want(id, Some(object));
+            }
+        }
         if self.peers.is_marked() {
             let started = Instant::now();
             self.peers
-                .plan(&admission, backend, &context, &mut self.reconciler);
+                .plan(&admission, data_plane, &context, &mut self.reconciler);
             self.planned_for += started.elapsed();
         }
     }
@@ -333,15 +371,18 @@ impl World {
     /// Whether the kernel may be touched: every lease has been shown, ours is known, and the next
     /// run will know where to look.
     fn is_planned(&self) -> bool {
-        let remembered = |network: &IpNet| self.remembered.contains(network);
         self.snapshot_seen()
             && self.planned_with.is_some()
             && self.surroundings.attrs().is_some()
-            && (self.options.networks_file.is_none() || self.ownership.scope.networks.iter().all(remembered))
+            && (self.options.state.is_none() || self.remembered.covers(&self.ownership.scope))
     }
 
     /// What to ask of the store.
     pub(super) fn next_request(&mut self, now: Instant) -> Option<Request> {
+        let public = self.surroundings.host()?.uplink.public;
+        let earlier = || self.peers.earlier(self.options.node, public);
+        let before = self.registrar.own().or_else(earlier);
+        self.surroundings.publish(before, &mut self.reasons);
         let surroundings = &self.surroundings;
         let (config, host, attrs) = (
             surroundings.config()?,
@@ -399,24 +440,17 @@ impl World {
             .dumped(result, &self.ownership, |net| peers.is_subnet(net), started, now);
         if answered {
             self.note_conflicts();
-            self.forget_former_networks();
+            self.forget_former();
         }
     }
 
-    /// Once a dump shows nothing of ours in the former networks, there is nothing to look for.
-    fn forget_former_networks(&mut self) {
-        let former = &self.former;
-        let left = |net: IpNet| former.iter().any(|former| former.contains(&net));
-        let in_config = |net: IpNet| {
-            let mut networks = self
-                .surroundings
-                .config()
-                .into_iter()
-                .flat_map(NetworkConfig::networks);
-            networks.any(|network| network.contains(&net))
-        };
-        if !former.is_empty() && !self.reconciler.have_any(|net| left(net) && !in_config(net)) {
-            self.former.clear();
+    /// Once a dump shows nothing of ours in the former networks, nor on the former devices, there is
+    /// nothing to look for.
+    fn forget_former(&mut self) {
+        let configured = self.configured();
+        let former = |id: &ObjectId| self.former.includes(id) && !configured.includes(id);
+        if !self.former.is_empty() && !self.reconciler.have().keys().any(former) {
+            self.former = Territory::default();
             self.scope_anew();
         }
     }
@@ -450,33 +484,39 @@ impl World {
     /// What `subnet.env` ought to say.
     pub(super) fn subnet_env(&self) -> Option<SubnetEnv> {
         let (config, host) = (self.surroundings.config()?, self.surroundings.host()?);
-        let (own, backend) = (self.registrar.own()?, self.surroundings.backend()?);
+        let (own, data_plane) = (self.registrar.own()?, self.surroundings.data_plane()?);
         Some(SubnetEnv {
             networks: PerFamily::from_fn(|family| Some(config.ranges.get(family)?.network)),
             subnets: PerFamily::from_fn(|family| own.subnet.net(family)),
-            mtu: Some(backend.mtu(host)),
+            mtu: Some(data_plane.mtu(host)),
             ip_masq: Some(self.options.ip_masq),
         })
     }
 
-    /// The networks that the next run is to know of.
-    pub(super) fn networks(&self) -> Option<&[IpNet]> {
-        self.scope().map(|scope| scope.networks.as_slice())
+    /// What the next run is to know of.
+    pub(super) fn territory(&self) -> Option<Territory> {
+        self.scope().map(Territory::from)
     }
 
-    /// The next run knows of these networks.
-    pub(super) fn remembered(&mut self, networks: &[IpNet]) {
-        self.remembered = networks.to_vec();
+    /// The next run knows of this.
+    pub(super) fn remembered(&mut self, territory: &Territory) {
+        self.remembered = territory.clone();
     }
 
     /// What keeps the files from being written, if anything does.
-    pub(super) fn files(&mut self, env: Option<String>, networks: Option<String>) {
+    pub(super) fn files(&mut self, env: Option<String>, state: Option<Unremembered>) {
+        let (claim, state) = match state {
+            Some(Unremembered::Taken(text)) => (Some(text), None),
+            Some(Unremembered::Unwritten(text)) => (None, Some(text)),
+            None => (None, None),
+        };
         self.reasons.hold(env.map(Reason::SubnetEnv), |reason| {
             matches!(reason, Reason::SubnetEnv(_))
         });
-        self.reasons.hold(networks.map(Reason::State), |reason| {
+        self.reasons.hold(state.map(Reason::State), |reason| {
             matches!(reason, Reason::State(_))
         });
+        self.claim = claim;
     }
 
     /// When something is to be done though nothing happens before.

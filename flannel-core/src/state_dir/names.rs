@@ -38,10 +38,7 @@ impl StateDir {
         let place = subnet_env.display().to_string();
         write_where_different(&self.path.join(SUBNET_ENV), place.as_bytes()).map_err(failed)?;
         let others = || states(&self.root).filter(|state| *state != self.path && has_flannels(state));
-        let is_former = |state: &PathBuf| {
-            let its = fs::read_to_string(state.join(SUBNET_ENV));
-            its.is_ok_and(|its| its == place)
-        };
+        let is_former = |state: &PathBuf| is_former(state, &self.path);
         let taken = !has_flannels(&self.path) && others().any(|state| !is_former(&state));
         let suffix = match self.names.try_lock() {
             Ok(()) if !taken => {
@@ -66,6 +63,12 @@ impl StateDir {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
         name.chars().take(SUFFIX_LEN).collect()
     }
+}
+
+/// Whether the daemon of a state has the `subnet.env` of another, which is its successor then.
+pub(super) fn is_former(state: &Path, successor: &Path) -> bool {
+    let place = |state: &Path| fs::read_to_string(state.join(SUBNET_ENV)).ok();
+    place(state).is_some_and(|its| Some(its) == place(successor))
 }
 
 fn has_flannels(state: &Path) -> bool {

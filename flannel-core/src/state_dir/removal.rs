@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
-use super::{StateDir, StateDirError, directory_name, holder, made, names, read_networks};
-use crate::SubnetEnv;
+use super::{LOCK, StateDir, StateDirError, directory_name, holder, made, names, purpose_of, territory};
+use crate::{DeviceName, SubnetEnv};
 
 /// What a daemon that does not run has left behind in files. As long as this value lives it cannot be
 /// started. Looking changes nothing.
@@ -33,7 +33,13 @@ pub struct Leftovers {
 }
 
 /// Files beside the states.
-const SHARED: [&str; 4] = [made::MADE, names::LOCK, TABLES, TABLES_HALF_WRITTEN];
+const SHARED: [&str; 5] = [
+    made::MADE,
+    names::LOCK,
+    territory::DEVICES,
+    TABLES,
+    TABLES_HALF_WRITTEN,
+];
 
 /// Remembers which tables of the packet filter were not there before ours.
 const TABLES: &str = "tables";
@@ -50,7 +56,7 @@ impl Leftovers {
     /// [`StateDirError::Locked`] while the daemon runs.
     pub fn find(root: &Path, purpose: &str, subnet_env: &Path) -> Result<Option<Self>, StateDirError> {
         let path = root.join(directory_name(purpose));
-        let lock = match File::open(path.join("lock")) {
+        let lock = match File::open(path.join(LOCK)) {
             Ok(file) => match file.try_lock() {
                 Ok(()) => Some(file),
                 Err(TryLockError::WouldBlock) => {
@@ -77,11 +83,17 @@ impl Leftovers {
     #[must_use]
     pub fn networks(&self) -> Vec<IpNet> {
         let env = SubnetEnv::read(&self.subnet_env).unwrap_or_default();
-        let mut networks = read_networks(&self.state);
+        let mut networks = territory::read(&self.state).networks;
         networks.extend(env.networks.iter().map(|(_, network)| *network));
         networks.sort_unstable();
         networks.dedup();
         networks
+    }
+
+    /// The devices that may be left.
+    #[must_use]
+    pub fn devices(&self) -> Vec<DeviceName> {
+        territory::read(&self.state).devices
     }
 
     /// The suffix of the names that its rules have, `Some(None)` for flannel's own; `None` when it
@@ -181,8 +193,8 @@ impl StateDir {
     /// What every daemon of this host is for that has a state below `root`.
     #[must_use]
     pub fn purposes(root: &Path) -> Vec<String> {
-        let texts = names::states(root).filter_map(|state| fs::read_to_string(state.join("purpose")).ok());
-        let mut purposes: Vec<String> = texts.map(|text| text.trim().to_owned()).collect();
+        let all = names::states(root).map(|state| purpose_of(&state));
+        let mut purposes: Vec<String> = all.filter(|purpose| !purpose.is_empty()).collect();
         purposes.sort();
         purposes
     }

@@ -1,7 +1,12 @@
-//! A kernel in memory: links, addresses and table main of one host.
+//! A kernel in memory: links, what is on them, and table main of one host.
 
+mod by_hand;
 mod host;
 mod kernel;
+mod link_layer;
+mod nic;
+mod notice;
+mod objects;
 mod table;
 
 use std::net::IpAddr;
@@ -16,13 +21,15 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 
-use self::kernel::{Fault, Kernel, is_default};
+use self::kernel::{Fault, Kernel, Target, is_default};
+use self::nic::Nic;
+use self::notice::Notice;
 use self::table::How;
 use super::fake_store::delay::{Delay, pass};
 use crate::{
-    Applied, Changed, DeviceName, Family, Filter, Hop, HostFacts, HostSource, KernelError, Link, LinkAddress,
-    Object, Op, OpError, OpErrorKind, PROTOCOL_BOOT, PROTOCOL_KERNEL, Route, RouteProgrammer, Scope,
-    Unforwarded,
+    Applied, Changed, DeviceKind, DeviceName, Family, Filter, Hop, HostFacts, HostSource, KernelError,
+    KernelRelease, Link, LinkAddress, MacAddress, Object, ObjectId, Op, OpError, OpErrorKind, PROTOCOL_BOOT,
+    PROTOCOL_KERNEL, Route, RouteProgrammer, Scope, Unforwarded,
 };
 
 /// How many notifications wait for a reader before it is told of an overrun.
@@ -30,6 +37,9 @@ const QUEUE: usize = 256;
 
 /// The MTU of a link that is made without one, in bytes.
 const DEFAULT_MTU: u32 = 1500;
+
+/// The version that it says it is.
+const RELEASE: KernelRelease = KernelRelease { major: 6, minor: 18 };
 
 /// The kernel of one host, in memory: a [`RouteProgrammer`] and a [`HostSource`]. A clone is the
 /// same kernel, so that a test keeps a hand on what it gives to an engine.
@@ -44,14 +54,20 @@ const DEFAULT_MTU: u32 = 1500;
 /// * A link that goes down, or away, takes its routes with it, IPv4 ones without an event. So does
 ///   the last IPv4 address of a link. One of several takes the IPv4 routes that prefer it as source.
 ///   Other routes stay when their gateway is no longer on the link.
+/// * A VXLAN device keeps its index while it is changed in place. It goes with its uplink, and is cut to
+///   its uplink's MTU when it is made. One that goes down loses its neighbours and IPv6 addresses and
+///   keeps its forwarding entries, and comes up only when nobody else has its UDP port. Another MAC
+///   address costs it all its neighbours, the last IPv4 address those of IPv4.
+/// * An added neighbour or forwarding entry takes the place of the one that is there. An address does
+///   not.
 /// * Every change is announced, to whoever made it, too. No event tells a route's position. A link
-///   that goes down or away or loses an address is [`Changed::Down`], any other change to a link
-///   [`Changed::Host`].
+///   in scope that comes, changes or goes is [`Changed::Device`]. Of others, one that goes down or away
+///   or loses an address is [`Changed::Down`], and any other change [`Changed::Host`].
 ///
-/// It is simpler than Linux in this: links keep their IPv6 addresses while they are down
-/// (`keep_addr_on_down`), no link has a link-local address unless it is given one, addresses do not
-/// depend on each other (`promote_secondaries`), a multipath route stays until all of its
-/// links are down, and there are no nexthop objects.
+/// It is simpler than Linux in this: links that are no VXLAN devices keep their IPv6 addresses while
+/// they are down (`keep_addr_on_down`), no link has a link-local address unless it is given one,
+/// addresses do not depend on each other (`promote_secondaries`), a multipath route stays until all of
+/// its links are down, VXLAN devices learn nothing, and there are no nexthop objects.
 ///
 /// ```
 /// use flannel_core::testing::FakeKernel;
@@ -65,7 +81,7 @@ const DEFAULT_MTU: u32 = 1500;
 /// let applied = kernel.apply(&[Op::Add(route.clone().into())]).await?;
 /// assert!(applied.failed.is_empty());
 ///
-/// let scope = Scope { networks: vec!["10.5.0.0/16".parse().unwrap()] };
+/// let scope = Scope { networks: vec!["10.5.0.0/16".parse().unwrap()], ..Scope::default() };
 /// assert_eq!(kernel.dump(&scope).await?, [route.into()]);
 /// # Ok(())
 /// # }
@@ -75,7 +91,7 @@ pub struct FakeKernel(Arc<Shared>);
 
 struct Shared {
     kernel: Mutex<Kernel>,
-    notices: broadcast::Sender<Changed>,
+    notices: broadcast::Sender<Notice>,
 }
 
 /// An operation that was asked of a [`FakeKernel`], and what became of it.
@@ -110,6 +126,7 @@ impl FakeKernel {
             kernel: Mutex::default(),
             notices: broadcast::Sender::new(QUEUE),
         }));
+        kernel.set_release(Some(RELEASE));
         kernel.create_link("lo", &["127.0.0.1/8", "::1/128"]);
         kernel
     }
@@ -131,33 +148,44 @@ impl FakeKernel {
         self.change(|kernel| {
             assert!(kernel.link(name).is_none(), "there is a link {name} already");
             kernel.last_index += 1;
+            let index = kernel.last_index;
+            let loopback = name.as_str() == "lo";
             let link = Link {
                 name,
-                index: kernel.last_index,
+                index,
                 mtu: DEFAULT_MTU,
                 up: true,
-                loopback: name.as_str() == "lo",
+                loopback,
+                mac: (!loopback).then(|| MacAddress::local(index.into())),
+                strict_reverse_path: false,
                 addresses: addresses.iter().map(|text| address(text)).collect(),
             };
-            kernel.set_link(link.index, Some(link));
+            let nic = Nic {
+                link,
+                kind: DeviceKind::Other(String::new()),
+                accepts_advertisements: true,
+                checksum_offload: None,
+            };
+            kernel.set_nic(index, Some(nic));
         });
     }
 
-    /// Deletes a link with its addresses and routes.
+    /// Deletes a link with its addresses and routes, with what else is on it, and with the VXLAN
+    /// devices over it.
     pub fn delete_link(&self, name: &str) {
         self.change(|kernel| {
             let link = kernel.link(device(name)).expect("there is such a link");
-            kernel.set_link(link.index, None);
+            kernel.set_nic(link.index, None);
         });
     }
 
     /// Changes anything about a link but its name and index: its MTU, the flags of its addresses.
     pub fn change_link(&self, name: &str, edit: impl FnOnce(&mut Link)) {
         self.change(|kernel| {
-            let mut link = kernel.link(device(name)).expect("there is such a link").clone();
-            let index = link.index;
-            edit(&mut link);
-            kernel.set_link(index, Some(link));
+            let mut nic = kernel.nic(device(name)).expect("there is such a link").clone();
+            let index = nic.link.index;
+            edit(&mut nic.link);
+            kernel.set_nic(index, Some(nic));
         });
     }
 
@@ -203,6 +231,11 @@ impl FakeKernel {
         self.change(|kernel| kernel.filters = filters);
     }
 
+    /// Sets the version that the facts name. Nothing announces it.
+    pub fn set_release(&self, release: Option<KernelRelease>) {
+        self.change(|kernel| kernel.release = release);
+    }
+
     /// Announces that a table of the packet filter has changed; `None`: that any may have.
     pub fn change_table(&self, table: Option<&str>) {
         let table = table.map(str::to_owned);
@@ -216,10 +249,10 @@ impl FakeKernel {
     /// [`OpError`], as the kernel would refuse it.
     pub fn operator(&self, action: Operator) -> Result<(), OpError> {
         self.change(|kernel| match action {
-            Operator::Add(route) => kernel.put(&route, How::Exclusive),
-            Operator::Replace(route) => kernel.put(&route, How::Replace),
-            Operator::Append(route) => kernel.put(&route, How::Append),
-            Operator::Delete(route) => kernel.remove(&route),
+            Operator::Add(route) => kernel.put_route(&route, How::Exclusive),
+            Operator::Replace(route) => kernel.put_route(&route, How::Replace),
+            Operator::Append(route) => kernel.put_route(&route, How::Append),
+            Operator::Delete(route) => kernel.remove_route(&route),
         })
     }
 
@@ -244,9 +277,17 @@ impl FakeKernel {
         });
     }
 
-    /// Fails the next `times` operations on destinations within this prefix, without effect.
+    /// Fails the next `times` operations on routes to destinations within this prefix, and on addresses
+    /// and neighbours in it, without effect.
     pub fn fail(&self, within: IpNet, kind: OpErrorKind, times: u32) {
-        self.change(|kernel| kernel.faults.push(Fault { within, kind, times }));
+        let to = Target::Within(within);
+        self.change(|kernel| kernel.faults.push(Fault { to, kind, times }));
+    }
+
+    /// Fails the next `times` operations on one object, without effect.
+    pub fn fail_object(&self, id: ObjectId, kind: OpErrorKind, times: u32) {
+        let to = Target::Object(id);
+        self.change(|kernel| kernel.faults.push(Fault { to, kind, times }));
     }
 
     /// Ends whatever [`FakeKernel::fail`] began.
@@ -352,23 +393,14 @@ impl RouteProgrammer for FakeKernel {
     fn watch(&self, scope: &Scope) -> Result<BoxStream<'static, Changed>, KernelError> {
         let notices = self.0.notices.subscribe();
         let watch = stream::unfold((notices, scope.clone()), |(mut notices, scope)| async move {
-            loop {
-                let changed = match notices.recv().await {
-                    Ok(changed) => changed,
-                    Err(RecvError::Lagged(_)) => Changed::Overrun,
-                    Err(RecvError::Closed) => return None,
-                };
-                let heard = match &changed {
-                    Changed::Appeared(Object::Route(route)) | Changed::Vanished(Object::Route(route)) => {
-                        scope.covers(route.id.destination)
-                    }
-                    Changed::Host | Changed::Table(_) | Changed::Down(_) | Changed::Overrun => true,
-                };
-                if heard {
-                    return Some((changed, (notices, scope)));
-                }
-            }
+            let told = match notices.recv().await {
+                Ok(notice) => notice.told(&scope),
+                Err(RecvError::Lagged(_)) => vec![Changed::Overrun],
+                Err(RecvError::Closed) => return None,
+            };
+            Some((stream::iter(told), (notices, scope)))
         });
+        let watch = watch.flatten();
         Ok(watch.boxed())
     }
 }
@@ -393,6 +425,9 @@ fn address(text: &str) -> LinkAddress {
     }
 }
 
+#[cfg(test)]
+#[path = "fake_kernel/device_tests.rs"]
+mod device_tests;
 #[cfg(test)]
 #[path = "fake_kernel/tests.rs"]
 mod tests;

@@ -10,6 +10,10 @@
 //! ```
 
 mod changing;
+mod devices;
+mod link_layer;
+mod overlay;
+mod overlay_watching;
 mod reading;
 mod steps;
 mod watching;
@@ -21,9 +25,12 @@ use async_trait::async_trait;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 pub use self::changing::*;
+pub use self::devices::*;
+pub use self::link_layer::*;
+pub use self::overlay_watching::*;
 pub use self::reading::*;
 pub use self::watching::*;
-use crate::{DeviceName, Family, Route, RouteProgrammer};
+use crate::{Device, DeviceName, Family, Neighbour, Object, Route, RouteProgrammer};
 
 /// A kernel, real or not, that nobody else uses: no route in [`network`] but those of the suite, and
 /// no default route.
@@ -40,6 +47,33 @@ pub trait ProgrammerHarness: Send + Sync {
 
     /// Makes a change that is not the programmer's, and returns once it is made.
     async fn foreign(&self, change: Foreign);
+
+    /// Makes a change to a device or to what is on it that is not the programmer's, and returns once it
+    /// is made.
+    async fn disturb(&self, disturbance: Disturbance) {
+        panic!("this harness does not make {disturbance:?}");
+    }
+}
+
+/// What somebody else does to devices, and to what is on them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Disturbance {
+    /// Makes a device of this name that is no VXLAN device, `ip link add ... type veth`.
+    MakeOtherKind(DeviceName),
+    /// Gives a VXLAN device another MAC address and MTU, and takes it up or down (`ip link set`).
+    Change(Device),
+    /// Makes an address, a neighbour, a forwarding entry, or puts it in the place of what is there
+    /// (`ip address replace`, `ip neigh replace`, `bridge fdb replace`). An address that is not permanent
+    /// gets a lifetime of an hour. A forwarding entry with a position comes behind those that are there
+    /// (`bridge fdb append`).
+    Put(Object),
+    /// Removes a device, an address, a neighbour, a forwarding entry or a route.
+    Delete(Object),
+    /// Has a neighbour age (`ip neigh replace ... nud stale`).
+    Age(Neighbour),
+    /// Removes the uplink, `ip link del`.
+    DeleteUplink,
 }
 
 /// What somebody else does to the kernel.
@@ -84,6 +118,36 @@ pub async fn all<H: ProgrammerHarness>(make: impl AsyncFn() -> H) {
     foreign_changes_are_announced(&make().await).await;
     every_watch_is_told(&make().await).await;
     a_link_that_goes_down_is_announced_and_its_routes_are_gone(&make().await).await;
+    overlay(make).await;
+}
+
+/// Runs those of the clauses that are about devices and what is on them.
+///
+/// # Panics
+///
+/// When one is broken.
+pub async fn overlay<H: ProgrammerHarness>(make: impl AsyncFn() -> H) {
+    a_device_and_what_is_on_it_are_dumped_as_asked(&make().await).await;
+    a_device_is_not_made_where_there_is_one(&make().await).await;
+    an_identifier_that_is_taken_is_refused(&make().await).await;
+    without_a_device_nothing_can_be_made(&make().await).await;
+    what_can_be_changed_in_place_is(&make().await).await;
+    what_cannot_be_changed_in_place_makes_the_device_anew(&make().await).await;
+    replace_makes_a_device_that_has_gone(&make().await).await;
+    a_removed_device_takes_along_what_is_on_it(&make().await).await;
+    a_device_that_is_down_loses_its_neighbours_and_routes(&make().await).await;
+    a_peer_that_cannot_be_made_stops_no_other(&make().await).await;
+    five_hundred_peers_in_one_plan_all_arrive(&make().await).await;
+    neighbours_and_entries_take_the_place_of_what_is_there(&make().await).await;
+    what_differs_on_a_device_is_not_removed(&make().await).await;
+    what_is_on_a_device_is_removed_one_by_one(&make().await).await;
+    foreign_addresses_are_dumped_as_they_are(&make().await).await;
+    a_neighbour_that_ages_is_not_dumped(&make().await).await;
+    entries_for_one_address_are_told_apart(&make().await).await;
+    foreign_changes_on_a_device_are_announced(&make().await).await;
+    a_device_is_announced_whatever_happens_to_it(&make().await).await;
+    a_device_that_is_not_in_scope_is_not_announced(&make().await).await;
+    a_device_goes_with_its_uplink(&make().await).await;
 }
 
 /// The network that the suite works in.

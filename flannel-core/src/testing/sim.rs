@@ -20,8 +20,8 @@ use tokio::time::{Instant, sleep, timeout};
 use self::watched::Watched;
 use super::{Failure, FakeKernel, FakeStore, FakeStoreClient, Holder};
 use crate::{
-    Backend, Context, DEFAULT_PROTOCOL, Desired, Engine, EngineHandle, Family, Hop, Host, Lease, LeaseAttrs,
-    NodeId, Options, Published, Route, Skip, StoreError, SubnetKey,
+    Backend, BackendError, Context, DEFAULT_PROTOCOL, DataPlane, Desired, Engine, EngineHandle, Family, Hop,
+    Host, Lease, LeaseAttrs, NetworkConfig, NodeId, Options, Published, Route, Skip, StoreError, SubnetKey,
 };
 
 /// How long a lease of the simulation lives.
@@ -40,11 +40,17 @@ impl Backend for PlainRoutes {
         "host-gw"
     }
 
+    fn configure(&self, _: &NetworkConfig) -> Result<Arc<dyn DataPlane>, BackendError> {
+        Ok(Arc::new(*self))
+    }
+}
+
+impl DataPlane for PlainRoutes {
     fn mtu(&self, host: &Host) -> u32 {
         host.uplink.mtu
     }
 
-    fn publish(&self, _: &Host, _: Option<&Lease>) -> Result<Published, crate::BackendError> {
+    fn publish(&self, _: &Host, _: Option<&Lease>) -> Result<Published, BackendError> {
         Ok(Published::default())
     }
 

@@ -7,6 +7,7 @@
 
 mod chains;
 mod contract;
+mod contract_probe;
 mod dropping;
 mod filtering;
 mod namespace;

@@ -6,9 +6,9 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flannel_core::testing::programmer_contract::{Foreign, ProgrammerHarness};
+use flannel_core::testing::programmer_contract::{Disturbance, Foreign, ProgrammerHarness};
 use flannel_core::{
-    Changed, DeviceName, Family, Hop, Hops, Object, Op, Route, RouteKind, RouteProgrammer, Scope,
+    Changed, DeviceName, Family, Forwarding, Hop, Hops, Object, Op, Route, RouteKind, RouteProgrammer, Scope,
 };
 use flannel_netlink::Netlink;
 use futures_util::stream::BoxStream;
@@ -151,6 +151,7 @@ pub(crate) async fn add(netlink: &Netlink, routes: impl IntoIterator<Item = Rout
 pub(crate) fn scope(network: &str) -> Scope {
     Scope {
         networks: vec![network.parse().unwrap()],
+        ..Scope::default()
     }
 }
 
@@ -191,6 +192,10 @@ pub(crate) fn program(name: &str, arguments: &[&str], input: &str) {
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{name} {arguments:?}: {said}");
+}
+
+pub(crate) fn bridge(arguments: &str) {
+    program("bridge", &arguments.split_whitespace().collect::<Vec<_>>(), "");
 }
 
 pub(crate) fn nft(ruleset: &str) {
@@ -248,6 +253,82 @@ impl ProgrammerHarness for Bench {
         };
         ip(&format!("-{family} route {verb} {}", spell(&route)));
     }
+
+    async fn disturb(&self, disturbance: Disturbance) {
+        match disturbance {
+            Disturbance::MakeOtherKind(name) => drop(ip(&format!("link add {name} type bridge"))),
+            Disturbance::Change(device) => {
+                let (name, mac, mtu) = (device.name, device.mac, device.mtu);
+                let state = if device.up { "up" } else { "down" };
+                ip(&format!("link set {name} address {mac} mtu {mtu} {state}"));
+            }
+            Disturbance::Put(object) => put(&object),
+            Disturbance::Delete(Object::Route(route)) => self.foreign(Foreign::Remove(route)).await,
+            Disturbance::Delete(object) => delete(&object),
+            Disturbance::Age(neighbour) => drop(ip(&format!(
+                "neigh replace {} lladdr {} dev {} nud stale",
+                neighbour.id.address, neighbour.mac, neighbour.id.device
+            ))),
+            Disturbance::DeleteUplink => drop(ip("link del v0")),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn put(object: &Object) {
+    match object {
+        Object::Address(address) => {
+            let id = address.id;
+            let lifetime = if address.permanent {
+                ""
+            } else {
+                "valid_lft 3600 preferred_lft 3600"
+            };
+            ip(&format!(
+                "address replace {} dev {} nodad {lifetime}",
+                id.net, id.device
+            ));
+        }
+        Object::Neighbour(neighbour) => {
+            let id = neighbour.id;
+            ip(&format!(
+                "neigh replace {} lladdr {} dev {} nud permanent",
+                id.address, neighbour.mac, id.device
+            ));
+        }
+        Object::Forwarding(entry) => {
+            let verb = if entry.id.mac.is_unicast() {
+                "replace"
+            } else {
+                "append"
+            };
+            bridge(&format!("fdb {verb} {} self permanent", spell_entry(entry)));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn delete(object: &Object) {
+    match object {
+        Object::Device(device) => drop(ip(&format!("link del {}", device.name))),
+        Object::Address(address) => {
+            ip(&format!(
+                "address del {} dev {}",
+                address.id.net, address.id.device
+            ));
+        }
+        Object::Neighbour(neighbour) => {
+            let id = neighbour.id;
+            ip(&format!("neigh del {} dev {}", id.address, id.device));
+        }
+        Object::Forwarding(entry) => bridge(&format!("fdb del {} self", spell_entry(entry))),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn spell_entry(entry: &Forwarding) -> String {
+    let host = entry.host.map(|host| format!(" dst {host}")).unwrap_or_default();
+    format!("{} dev {}{host}", entry.id.mac, entry.id.device)
 }
 
 /// A route in the words of `ip route`.

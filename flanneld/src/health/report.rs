@@ -7,8 +7,8 @@ use flannel_core::{PeerList, PerFamily, Readiness, Reason, Status};
 use super::Health;
 use super::clock::{Clock, rfc3339};
 use crate::status_report::{
-    ConflictsReport, CountersReport, FailureReport, LeaseReport, PeerReport, PeersReport, ReasonReport,
-    StatusReport, StoreReport, UplinkReport,
+    ConflictsReport, CountersReport, DeviceReport, FailureReport, LeaseReport, PeerReport, PeersReport,
+    ReasonReport, StatusReport, StoreReport, UplinkReport,
 };
 
 /// Before there is an engine.
@@ -77,6 +77,7 @@ impl Health {
                 addresses: list(&uplink.addresses),
                 public: list(&uplink.public),
             }),
+            devices: status.devices.iter().map(device).collect(),
             peers: PeersReport {
                 desired: status.peers.desired,
                 installed: status.peers.installed,
@@ -110,6 +111,15 @@ fn peer(row: &flannel_core::PeerStatus) -> PeerReport {
         public: list(&row.public),
         state: row.state.name().to_owned(),
         why: row.state.why().map(str::to_owned),
+    }
+}
+
+fn device(device: &flannel_core::Device) -> DeviceReport {
+    DeviceReport {
+        device: device.name.to_string(),
+        mac: device.mac.to_string(),
+        mtu: device.mtu,
+        up: device.up,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{PeerReport, ReasonReport, StatusReport};
+use super::{DeviceReport, PeerReport, ReasonReport, StatusReport};
 
 /// No line is longer.
 const COLUMNS: usize = 100;
@@ -24,6 +24,9 @@ pub fn render(report: &StatusReport) -> String {
     page.value("subnet", &subnet(report));
     page.value("lease", &lease(report));
     page.value("uplink", &uplink(report));
+    for device in &report.devices {
+        page.value("device", &self::device(device));
+    }
     page.value("store", &store(report));
     page.value("peers", &peers(report));
     page.value("repairs", &repairs(report));
@@ -81,6 +84,11 @@ fn uplink(report: &StatusReport) -> String {
     )
 }
 
+fn device(device: &DeviceReport) -> String {
+    let state = if device.up { "" } else { ", down" };
+    format!("{} {}, MTU {}{state}", device.device, device.mac, device.mtu)
+}
+
 fn store(report: &StatusReport) -> String {
     let store = &report.store;
     let contact = match (&store.last_contact, store.silent_seconds) {
@@ -105,7 +113,7 @@ fn peers(report: &StatusReport) -> String {
 fn repairs(report: &StatusReport) -> String {
     let counters = &report.counters;
     let mut line = format!(
-        "{} routes restored, {} corrected, {} removed",
+        "{} restored, {} corrected, {} removed",
         counters.restored, counters.corrected, counters.removed
     );
     if counters.rules > 0 {

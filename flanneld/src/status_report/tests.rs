@@ -65,7 +65,7 @@ lease      until 2026-01-03T03:04:05Z, 23 h 59 min left
 uplink     eth1 10.4.7.21, MTU 1500
 store      etcd https://10.4.7.12:2379,https://10.4.7.21:2379 below /coreos.com/network: in contact
 peers      1 of 1 installed
-repairs    0 routes restored, 0 corrected, 0 removed
+repairs    0 restored, 0 corrected, 0 removed
 
 SUBNET         PUBLIC ADDRESS  STATE
 172.7.22.0/24  10.4.7.22       installed
@@ -122,6 +122,20 @@ fn what_is_wrong_is_said_in_whole() {
                 seconds: None,
             },
         ],
+        devices: vec![
+            DeviceReport {
+                device: "flannel.1".to_owned(),
+                mac: "8e:bc:f1:25:6b:a8".to_owned(),
+                mtu: 1450,
+                up: true,
+            },
+            DeviceReport {
+                device: "flannel-v6.1".to_owned(),
+                mac: "8e:bc:f1:25:6b:a9".to_owned(),
+                mtu: 1430,
+                up: false,
+            },
+        ],
         counters: CountersReport {
             restored: 3,
             corrected: 2,
@@ -137,9 +151,11 @@ flanneld 0.1.0, pid 4711, since 2026-01-02T03:04:05Z: degraded
 subnet     172.7.21.0/24 of 172.7.0.0/16, backend host-gw
 lease      until 2026-01-03T03:04:05Z, 59 s left
 uplink     eth1 10.4.7.21, MTU 1500
+device     flannel.1 8e:bc:f1:25:6b:a8, MTU 1450
+device     flannel-v6.1 8e:bc:f1:25:6b:a9, MTU 1430, down
 store      etcd https://10.4.7.12:2379: not heard from for 1 min 15 s, since 2026-01-02T04:00:00Z
 peers      1 of 2 installed, 1 failed, 1 refused
-repairs    3 routes restored, 2 corrected, 1 removed, rules put right 4 times
+repairs    3 restored, 2 corrected, 1 removed, rules put right 4 times
 log        17 lines lost
 
 not as it ought to be
@@ -195,7 +211,7 @@ lease      none
 uplink     none
 store      file /var/lib/flannel/store: not heard from yet
 peers      0 of 0 installed
-repairs    0 routes restored, 0 corrected, 0 removed
+repairs    0 restored, 0 corrected, 0 removed
 ";
     let report = StatusReport {
         version: "0.1.0".to_owned(),

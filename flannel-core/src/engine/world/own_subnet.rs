@@ -1,6 +1,5 @@
-//! What is to be there whoever the peers are.
+//! The packet filter's rules for our own subnet.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -8,7 +7,7 @@ use tokio::time::Instant;
 
 use super::World;
 use crate::engine::rules::Rules;
-use crate::{Firewall, FirewallError, Kept, Object, ObjectId, PerFamily, PodNetwork, Route};
+use crate::{Firewall, FirewallError, Kept, PerFamily, PodNetwork};
 
 impl World {
     /// Has the packet filter's rules kept by this.
@@ -16,7 +15,7 @@ impl World {
         self.rules = Rules::new(Some(firewall));
     }
 
-    /// The rules of the packet filter, and the route that drops what is for no pod.
+    /// Asks for them.
     pub(super) fn plan_own_subnet(&mut self) {
         let (Some(config), Some(own)) = (self.surroundings.config(), &self.planned_with) else {
             return;
@@ -34,22 +33,6 @@ impl World {
             nftables: config.nftables,
             former: former.filter(|network| !configured(network)).collect(),
         });
-        if self.options.blackhole {
-            let routes = own
-                .subnet
-                .nets()
-                .map(|net| Route::blackhole(net, self.ownership.protocol));
-            let routes: BTreeMap<ObjectId, Object> = routes
-                .map(|route| (ObjectId::Route(route.id), Object::Route(route)))
-                .collect();
-            for gone in self.blackholes.iter().filter(|id| !routes.contains_key(id)) {
-                self.reconciler.set_want(*gone, None);
-            }
-            self.blackholes = routes.keys().copied().collect();
-            for (id, route) in routes {
-                self.reconciler.set_want(id, Some(route));
-            }
-        }
     }
 
     /// Who is to look at the packet filter's rules, and for what, if that is due.

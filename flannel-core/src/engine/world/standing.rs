@@ -25,10 +25,10 @@ const NO_ANSWER: &str = "the kernel has owed an answer for 2 s";
 impl World {
     /// The other hosts, at most so many.
     pub(in crate::engine) fn peer_list(&self, limit: usize) -> PeerList {
-        let missing = self.reconciler.missing().filter_map(|id| self.peers.owner(&id));
-        let missing: BTreeSet<SubnetKey> = missing.collect();
+        let owners = |id: ObjectId| self.peers.owners(&id).iter().copied();
+        let missing: BTreeSet<SubnetKey> = self.reconciler.missing().flat_map(owners).collect();
         let failing = self.reconciler.failing();
-        let failing = failing.filter_map(|(id, error)| Some((self.peers.owner(&id)?, error)));
+        let failing = failing.flat_map(|(id, error)| owners(id).map(move |owner| (owner, error)));
         let failing: BTreeMap<SubnetKey, &OpError> = failing.collect();
         self.peers.list(limit, |subnet| match failing.get(subnet) {
             Some(error) => PeerState::Failed(error.to_string()),
@@ -41,7 +41,7 @@ impl World {
     /// `subnet.env`, if there is to be one, says what it ought to.
     pub(in crate::engine) fn status(&mut self, written: bool, now: Instant) -> Status {
         let owners = |ids: &mut dyn Iterator<Item = ObjectId>| -> BTreeSet<SubnetKey> {
-            ids.filter_map(|id| self.peers.owner(&id)).collect()
+            ids.flat_map(|id| self.peers.owners(&id)).copied().collect()
         };
         let missing = owners(&mut self.reconciler.missing()).len();
         let failed = owners(&mut self.reconciler.failing().map(|(id, _)| id)).len();
@@ -64,7 +64,7 @@ impl World {
         self.judge(peers, written, now);
         let failures = self.reconciler.failing().take(LISTED).map(|(id, error)| Failure {
             object: id.to_string(),
-            peer: self.peers.owner(&id),
+            peer: self.peers.owners(&id).first().copied(),
             error: error.to_string(),
         });
         let held = self.registrar.own();
@@ -79,6 +79,7 @@ impl World {
             backend: self.surroundings.backend().map(Backend::kind),
             store: self.contact(),
             uplink: self.surroundings.host().map(|host| host.uplink),
+            devices: self.reconciler.devices().cloned().collect(),
             peers,
             failures: failures.collect(),
             conflicts: self.conflicts.iter().take(LISTED).cloned().collect(),
@@ -151,7 +152,7 @@ impl World {
         let first = self
             .reconciler
             .failing()
-            .find(|(id, _)| self.peers.owner(id).is_some());
+            .find(|(id, _)| !self.peers.owners(id).is_empty());
         let routes = first.map(|(_, error)| Reason::Routes {
             failed: peers.failed,
             desired: peers.desired,
@@ -159,6 +160,14 @@ impl World {
         });
         self.reasons
             .hold(routes, |reason| matches!(reason, Reason::Routes { .. }));
+        let mut failing = self.reconciler.failing();
+        let device = failing.find(|(id, _)| self.base.contains(id) && id.device().is_some());
+        let device = device.map(|(_, error)| error.to_string());
+        drop(failing);
+        self.reasons
+            .hold(self.claim.clone().or(device).map(Reason::Device), |reason| {
+                matches!(reason, Reason::Device(_))
+            });
         self.judge_kernel(now);
         self.rules.judge(&mut self.reasons, now);
         let rival = self.registrar.rival(now).map(str::to_owned);

@@ -1,4 +1,4 @@
-//! Links and addresses, and what their changes do to table main.
+//! Links and addresses, and what their changes do to what is on them.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -6,10 +6,12 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::kernel::{Kernel, is_default};
+use super::nic::Nic;
+use super::notice::Notice;
 use super::table::How;
 use crate::{
     Changed, DefaultRoute, DeviceName, Family, Hop, HostFacts, Link, PROTOCOL_KERNEL, Reached, Route,
-    RouteId, RouteKind,
+    RouteId, RouteKind, Underlay,
 };
 
 /// The metric of the kernel's own IPv6 routes (`IP6_RT_PRIO_ADDRCONF`).
@@ -17,23 +19,45 @@ const ADDRCONF_METRIC: u32 = 256;
 
 impl Kernel {
     pub(super) fn link(&self, name: DeviceName) -> Option<&Link> {
-        self.links.values().find(|link| link.name == name)
+        self.links().find(|link| link.name == name)
+    }
+
+    fn links(&self) -> impl Iterator<Item = &Link> {
+        self.nics.values().map(|nic| &nic.link)
     }
 
     pub(super) fn owns(&self, address: IpAddr) -> bool {
-        let mut all = self.links.values().flat_map(|link| &link.addresses);
+        let mut all = self.links().flat_map(|link| &link.addresses);
         all.any(|own| own.net.addr() == address)
     }
 
-    /// Puts the link, or takes it away, and does to the routes what the kernel does.
-    pub(super) fn set_link(&mut self, index: u32, after: Option<Link>) {
+    /// Puts the device, or takes it away, and does to what is on it what the kernel does.
+    pub(super) fn set_nic(&mut self, index: u32, mut after: Option<Nic>) {
+        if let Some(nic) = &mut after
+            && self.nics.get(&index).is_some_and(|before| before.link.up)
+        {
+            nic.lose_addresses();
+        }
+        if after.is_none() {
+            let gone = self.nics.get(&index).map(|nic| nic.link.name);
+            let over: Vec<u32> = gone.into_iter().flat_map(|gone| self.over(gone)).collect();
+            over.into_iter().for_each(|index| self.set_nic(index, None));
+        }
         let before = match after.clone() {
-            Some(after) => self.links.insert(index, after),
-            None => self.links.remove(&index),
+            Some(after) => self.nics.insert(index, after),
+            None => self.nics.remove(&index),
         };
+        let (before, after) = (before.map(|nic| nic.link), after.map(|nic| nic.link));
+        let Some(device) = before.as_ref().or(after.as_ref()).map(|link| link.name) else {
+            return;
+        };
+        if after.is_none() {
+            self.flush_forwarding(device);
+        }
         let (old, new) = (connected(before.as_ref()), connected(after.as_ref()));
-        let lost = before.as_ref().filter(|before| loses(before, after.as_ref()));
-        let announced = lost.map_or(Changed::Host, |before| Changed::Down(before.name));
+        let lost = before
+            .as_ref()
+            .is_some_and(|before| loses(before, after.as_ref()));
         match (before, after.filter(|after| after.up)) {
             (Some(before), Some(after)) => {
                 for route in old.iter().filter(|route| !new.contains(route)) {
@@ -42,21 +66,25 @@ impl Kernel {
                     }
                 }
                 self.forget_addresses(&before, &after);
+                if before.mac != after.mac {
+                    self.flush_neighbours(|id| id.device == device);
+                }
             }
-            (Some(before), None) => {
-                self.flush_device(before.name, Family::V4);
-                for route in self.flush_device(before.name, Family::V6) {
+            (Some(before), None) if before.up || !self.nics.contains_key(&index) => {
+                self.flush_neighbours(|id| id.device == device);
+                self.flush_device(device, Family::V4);
+                for route in self.flush_device(device, Family::V6) {
                     self.announce(Changed::Vanished(route.into()));
                 }
             }
-            (None, _) => {}
+            (_, _) => {}
         }
         for route in new.into_iter().filter(|route| !old.contains(route)) {
             if let Ok(Some(appeared)) = self.table.put(&route, How::Append) {
                 self.announce(appeared);
             }
         }
-        self.announce(announced);
+        self.notify(Notice::Link { device, lost });
     }
 
     /// Drops, without a word, the IPv4 routes that prefer a source which is gone, and all of the
@@ -71,6 +99,8 @@ impl Kernel {
         self.table.flush(|route| route.source.as_ref().is_some_and(gone));
         if after_v4.is_empty() && !before_v4.is_empty() {
             self.flush_device(before.name, Family::V4);
+            let device = before.name;
+            self.flush_neighbours(|id| id.device == device && id.address.is_ipv4());
         }
     }
 
@@ -103,18 +133,33 @@ impl Kernel {
             .iter()
             .filter_map(|&address| Some((address, self.reach(address)?)));
         HostFacts {
-            links: self.links.values().cloned().collect(),
+            links: self.links().cloned().collect(),
             default_routes,
             resolvers: self.resolvers.clone(),
             reached: reached.collect::<BTreeMap<_, _>>(),
             unforwarded: self.unforwarded.clone(),
             filters: self.filters.clone(),
+            underlay: self.underlay(),
+            kernel: self.release,
         }
+    }
+
+    fn underlay(&self) -> Underlay {
+        let mut underlay = Underlay::default();
+        for route in self.table.routes() {
+            let on_link = match route.hops.as_slice() {
+                [hop] if hop.gateway.is_none() && route.kind == RouteKind::Unicast => Some(hop.device),
+                _ => None,
+            };
+            underlay.insert(route.id.destination, route.id.metric, on_link);
+        }
+        underlay.retain_relevant();
+        underlay
     }
 
     fn reach(&self, address: IpAddr) -> Option<Reached> {
         if self.owns(address) {
-            let device = self.links.values().find(|link| link.loopback)?.name;
+            let device = self.links().find(|link| link.loopback)?.name;
             return Some(Reached {
                 device,
                 source: Some(address),
@@ -129,6 +174,15 @@ impl Kernel {
                 .find(|own| Family::of(*own) == Family::of(address))
         });
         Some(Reached { device, source })
+    }
+}
+
+impl Nic {
+    /// A VXLAN device that is down has no IPv6 address.
+    fn lose_addresses(&mut self) {
+        if !self.link.up && self.vxlan().is_some() {
+            self.link.addresses.retain(|own| own.net.addr().is_ipv4());
+        }
     }
 }
 

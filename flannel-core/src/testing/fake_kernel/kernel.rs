@@ -1,6 +1,7 @@
 //! What a request does to the host: by the kernel's rules, or by a fault that a test asked for.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -8,11 +9,14 @@ use ipnet::IpNet;
 use tokio::time::Instant;
 
 use super::LogEntry;
+use super::link_layer::LinkLayer;
+use super::nic::Nic;
+use super::notice::Notice;
 use super::table::{How, Table};
 use crate::testing::fake_store::delay::Delay;
 use crate::{
-    Applied, Changed, Filter, Hops, HostFacts, KernelError, Link, Object, Op, OpError, OpErrorKind, Route,
-    RouteKind, Scope, Unforwarded,
+    Applied, Changed, Filter, Hops, HostFacts, KernelError, KernelRelease, Object, ObjectId, Op, OpError,
+    OpErrorKind, Route, RouteKind, Scope, Unforwarded,
 };
 
 /// How many operations the log holds; a test that makes more has to clear it now and then.
@@ -25,13 +29,17 @@ const DEADLINE: Duration = Duration::from_secs(2);
 #[derive(Default)]
 pub(super) struct Kernel {
     /// By index.
-    pub(super) links: BTreeMap<u32, Link>,
+    pub(super) nics: BTreeMap<u32, Nic>,
     pub(super) last_index: u32,
+    pub(super) link_layer: LinkLayer,
     pub(super) table: Table,
+    /// UDP ports, and what holds them.
+    pub(super) ports: BTreeMap<u16, String>,
     pub(super) resolvers: Vec<IpAddr>,
     pub(super) unforwarded: Unforwarded,
     pub(super) filters: Vec<Filter>,
-    pub(super) outbox: Vec<Changed>,
+    pub(super) release: Option<KernelRelease>,
+    pub(super) outbox: Vec<Notice>,
     pub(super) muted: bool,
     pub(super) faults: Vec<Fault>,
     pub(super) failing_dumps: u32,
@@ -44,9 +52,16 @@ pub(super) struct Kernel {
 
 /// Operations that fail because a test wants them to.
 pub(super) struct Fault {
-    pub(super) within: IpNet,
+    pub(super) to: Target,
     pub(super) kind: OpErrorKind,
     pub(super) times: u32,
+}
+
+/// What they are about.
+pub(super) enum Target {
+    /// Routes to destinations in it, neighbours and addresses in it.
+    Within(IpNet),
+    Object(ObjectId),
 }
 
 impl Kernel {
@@ -82,9 +97,7 @@ impl Kernel {
         if take(&mut self.failing_dumps) {
             return Err(no_answer("dump routes"));
         }
-        let routes = self.table.routes();
-        let covered = routes.filter(|route| scope.covers(route.id.destination));
-        Ok(covered.map(Object::from).collect())
+        Ok(self.objects(scope).collect())
     }
 
     /// Answers the question for the facts about the host.
@@ -96,27 +109,20 @@ impl Kernel {
     }
 
     fn operate(&mut self, op: &Op) -> Result<(), OpError> {
-        let (Op::Add(Object::Route(route))
-        | Op::Replace {
-            to: Object::Route(route),
-            ..
-        }
-        | Op::Remove(Object::Route(route))) = op;
-        let destination = route.id.destination;
         let mut faults = self.faults.iter_mut();
-        if let Some(fault) = faults.find(|fault| fault.within.contains(&destination) && fault.times > 0) {
+        if let Some(fault) = faults.find(|fault| fault.applies(&op.id()) && fault.times > 0) {
             fault.times -= 1;
-            return Err(refused(fault.kind, route));
+            return Err(refused(fault.kind, op.object()));
         }
         match op {
-            Op::Add(_) => self.put(route, How::Exclusive),
-            Op::Replace { .. } => self.put(route, How::Replace),
-            Op::Remove(_) => self.remove(route),
+            Op::Add(object) => self.add(object),
+            Op::Replace { to, .. } => self.replace(to),
+            Op::Remove(object) => self.remove(object),
         }
     }
 
     /// Makes a route, if the kernel would.
-    pub(super) fn put(&mut self, route: &Route, how: How) -> Result<(), OpError> {
+    pub(super) fn put_route(&mut self, route: &Route, how: How) -> Result<(), OpError> {
         let put = self.check(route).and_then(|()| self.table.put(route, how));
         if let Some(appeared) = put.map_err(|kind| refused(kind, route))? {
             self.announce(appeared);
@@ -125,7 +131,7 @@ impl Kernel {
     }
 
     /// Removes a route, if it is there in every field.
-    pub(super) fn remove(&mut self, route: &Route) -> Result<(), OpError> {
+    pub(super) fn remove_route(&mut self, route: &Route) -> Result<(), OpError> {
         let vanished = self
             .table
             .remove(route)
@@ -162,18 +168,28 @@ impl Kernel {
 
     /// Tells the watchers, unless they are deaf.
     pub(super) fn announce(&mut self, changed: Changed) {
-        if self.muted {
-            return;
+        self.notify(Notice::Changed(changed));
+    }
+
+    /// Likewise.
+    pub(super) fn notify(&mut self, notice: Notice) {
+        if !self.muted {
+            self.outbox.push(notice);
         }
-        let default = match &changed {
-            Changed::Appeared(Object::Route(route)) | Changed::Vanished(Object::Route(route)) => {
-                is_default(route)
-            }
-            Changed::Host | Changed::Table(_) | Changed::Down(_) | Changed::Overrun => false,
+    }
+}
+
+impl Fault {
+    fn applies(&self, id: &ObjectId) -> bool {
+        let within = match self.to {
+            Target::Within(within) => within,
+            Target::Object(object) => return object == *id,
         };
-        self.outbox.push(changed);
-        if default {
-            self.outbox.push(Changed::Host);
+        match id {
+            ObjectId::Route(route) => within.contains(&route.destination),
+            ObjectId::Address(address) => within.contains(&address.net),
+            ObjectId::Neighbour(neighbour) => within.contains(&neighbour.address),
+            ObjectId::Device(_) | ObjectId::Forwarding(_) => false,
         }
     }
 }
@@ -197,7 +213,8 @@ const fn no_answer(doing: &'static str) -> KernelError {
     }
 }
 
-fn refused(kind: OpErrorKind, route: &Route) -> OpError {
+/// The error that the kernel answers with.
+pub(super) fn refused(kind: OpErrorKind, object: &impl fmt::Display) -> OpError {
     let words = match kind {
         OpErrorKind::Exists => "File exists (os error 17)",
         OpErrorKind::Gone => "No such process (os error 3)",
@@ -206,8 +223,13 @@ fn refused(kind: OpErrorKind, route: &Route) -> OpError {
         OpErrorKind::Denied => "Operation not permitted (os error 1)",
         OpErrorKind::Other => "Invalid argument (os error 22)",
     };
+    refused_because(kind, object, words)
+}
+
+/// Likewise, in other words.
+pub(super) fn refused_because(kind: OpErrorKind, object: &impl fmt::Display, words: &str) -> OpError {
     OpError {
         kind,
-        text: format!("{route}: {words}"),
+        text: format!("{object}: {words}"),
     }
 }

@@ -2,7 +2,7 @@ use futures_util::FutureExt;
 use tokio::task::unconstrained;
 
 use super::*;
-use crate::testing::programmer_contract::{self, Foreign, ProgrammerHarness};
+use crate::testing::programmer_contract::{self, Disturbance, Foreign, ProgrammerHarness};
 use crate::{Hops, RouteId, RouteKind};
 
 struct Harness(FakeKernel);
@@ -33,6 +33,18 @@ impl ProgrammerHarness for Harness {
             Foreign::Replace(route) => self.0.operator(Operator::Replace(route)).unwrap(),
             Foreign::LinkDown => self.0.link_down("eth0"),
             Foreign::LinkUp => self.0.link_up("eth0"),
+        }
+    }
+
+    async fn disturb(&self, disturbance: Disturbance) {
+        let kernel = &self.0;
+        match disturbance {
+            Disturbance::MakeOtherKind(name) => kernel.create_link(name.as_str(), &[]),
+            Disturbance::Change(device) => kernel.put(device).unwrap(),
+            Disturbance::Put(object) => kernel.put(object).unwrap(),
+            Disturbance::Delete(object) => kernel.delete(object.id()).unwrap(),
+            Disturbance::Age(neighbour) => kernel.age(neighbour.id),
+            Disturbance::DeleteUplink => kernel.delete_link("eth0"),
         }
     }
 }
@@ -469,6 +481,7 @@ fn host() -> FakeKernel {
 fn scope() -> Scope {
     Scope {
         networks: vec!["10.5.0.0/16".parse().unwrap(), "fd10:5::/48".parse().unwrap()],
+        ..Scope::default()
     }
 }
 

@@ -25,7 +25,11 @@ pub(super) struct Events {
 
 impl Events {
     pub(super) fn of(harness: &dyn ProgrammerHarness, family: Family) -> Self {
-        let stream = harness.programmer().watch(&scope(family));
+        Self::in_scope(harness, &scope(family))
+    }
+
+    pub(super) fn in_scope(harness: &dyn ProgrammerHarness, scope: &Scope) -> Self {
+        let stream = harness.programmer().watch(scope);
         Self {
             stream: stream.expect("a watch"),
         }
@@ -115,6 +119,7 @@ pub(super) async fn assert_routes(harness: &dyn ProgrammerHarness, family: Famil
 pub(super) fn scope(family: Family) -> Scope {
     Scope {
         networks: vec![network(family)],
+        ..Scope::default()
     }
 }
 

@@ -139,9 +139,11 @@ impl Sim {
     }
 
     fn check_mark(&self, number: usize, entry: &LogEntry) {
-        let ours = |Object::Route(route): &Object| route.protocol == DEFAULT_PROTOCOL;
-        let corrected = |Object::Route(route): &Object| {
-            route.protocol == PROTOCOL_BOOT && route.id == RouteId::to(route.id.destination)
+        let ours =
+            |object: &Object| matches!(object, Object::Route(route) if route.protocol == DEFAULT_PROTOCOL);
+        let corrected = |object: &Object| {
+            matches!(object, Object::Route(route)
+                if route.protocol == PROTOCOL_BOOT && route.id == RouteId::to(route.id.destination))
         };
         let allowed = match &entry.op {
             Op::Add(object) => ours(object),
@@ -219,8 +221,8 @@ impl Sim {
             );
             for (_, route) in &host.statics {
                 let reported = status.conflicts.iter().any(|conflict| {
-                    let Object::Route(other) = &conflict.object;
-                    is_there(route, std::slice::from_ref(other))
+                    matches!(&conflict.object, Object::Route(other)
+                        if is_there(route, std::slice::from_ref(other)))
                 });
                 let own = status.lease.as_ref().map(|own| own.subnet);
                 let in_own = own.is_some_and(|own| own.nets().any(|net| net.contains(&route.id.destination)));

@@ -1,0 +1,291 @@
+//! Making, changing and removing devices: each change with a few requests of its own.
+
+use flannel_core::{Device, DeviceKind, DeviceName, KernelError, Object, Op, OpError, OpErrorKind, Vxlan};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::LinkMessage;
+use nix::errno::Errno;
+
+use crate::device::{self, SeenDevice, SeenKind};
+use crate::ethtool::{self, Ethtool};
+use crate::link::{self, Names};
+use crate::namespace::Namespace;
+use crate::refusal::{self, refusal};
+use crate::reply::Failure;
+use crate::socket::{Request, RequestSocket};
+use crate::{facts, port_holder, sysctl};
+
+const DOING: &str = "change a device";
+
+/// What came of an operation, if the kernel answered.
+type Changed = Result<Result<(), OpError>, KernelError>;
+
+/// Changes devices.
+pub(crate) struct Changer<'a> {
+    pub(crate) socket: &'a mut RequestSocket,
+    pub(crate) namespace: &'a Namespace,
+    pub(crate) ethtool: &'a Ethtool,
+}
+
+impl Changer<'_> {
+    /// Carries out an operation on a device.
+    pub(crate) fn carry_out(&mut self, op: &Op) -> Changed {
+        match op {
+            Op::Add(Object::Device(device)) => self.add(op, device),
+            Op::Replace {
+                from: Object::Device(from),
+                to: Object::Device(to),
+            } => self.replace(op, from, to),
+            Op::Remove(Object::Device(device)) => self.remove(op, device),
+            _ => Ok(Err(refusal(op, OpErrorKind::Other, "it is about no device"))),
+        }
+    }
+
+    fn add(&mut self, op: &Op, device: &Device) -> Changed {
+        let link = match self.uplink(op, device)? {
+            Ok(link) => link,
+            Err(error) => return Ok(Err(error)),
+        };
+        let Some(message) = device::made(device, link) else {
+            let reason = "devices of such a kind, or with such settings, are not made here";
+            return Ok(Err(refusal(op, OpErrorKind::Other, reason)));
+        };
+        let request = Request {
+            message: RouteNetlinkMessage::NewLink(message),
+            flags: NLM_F_CREATE | NLM_F_EXCL,
+        };
+        if let Some((_, failure)) = self.socket.change(DOING, &[request])?.pop() {
+            return self.explain(op, device, &failure).map(Err);
+        }
+        let Some(seen) = self.look_up(device.name)? else {
+            let reason = "it was removed as soon as it was made";
+            return Ok(Err(refusal(op, OpErrorKind::NoDevice, reason)));
+        };
+        // The kernel cuts down the MTU of a new device without a word.
+        if seen.link.mtu < device.mtu {
+            let reason = self.mtu_reason(device)?;
+            return Ok(Err(refusal(op, OpErrorKind::Other, &reason)));
+        }
+        Ok(self.set_the_rest(op, &seen, device))
+    }
+
+    fn replace(&mut self, op: &Op, from: &Device, to: &Device) -> Changed {
+        let link = match self.uplink(op, to)? {
+            Ok(link) => link,
+            Err(error) => return Ok(Err(error)),
+        };
+        let seen = match self.look_up(from.name)? {
+            Some(seen) if is_the_same(&seen, from) => seen,
+            Some(seen) => return Ok(Err(another(op, &seen))),
+            None => return self.add(op, to),
+        };
+        if from.is_remade_for(to).is_some() {
+            return match self.delete(op, &seen)? {
+                Ok(()) => self.add(op, to),
+                Err(error) => Ok(Err(error)),
+            };
+        }
+        let (SeenKind::Vxlan(vxlan), DeviceKind::Vxlan(to_vxlan)) = (&seen.kind, &to.kind) else {
+            return Ok(Err(refusal(op, OpErrorKind::Other, "it is no VXLAN device")));
+        };
+        if vxlan.link.is_some() && link.is_none() {
+            // The kernel takes such a request, and does nothing.
+            let reason = "the kernel does not let go of the device below: remove it with `ip link del`, and it is \
+                          made again";
+            return Ok(Err(refusal(op, OpErrorKind::Other, reason)));
+        }
+        let now = (
+            &seen.named(&Names::default(), None),
+            &vxlan.named(&Names::default()),
+        );
+        let messages = device::changed(now, (to, to_vxlan), seen.index(), vxlan.link, link);
+        let requests: Vec<Request> = messages.into_iter().map(change).collect();
+        if let Some((_, failure)) = self.socket.change(DOING, &requests)?.into_iter().next() {
+            return self.explain(op, to, &failure).map(Err);
+        }
+        Ok(self.set_the_rest(op, &seen, to))
+    }
+
+    fn remove(&mut self, op: &Op, device: &Device) -> Changed {
+        match self.look_up(device.name)? {
+            Some(seen) if is_the_same(&seen, device) => self.delete(op, &seen),
+            Some(seen) => Ok(Err(another(op, &seen))),
+            None => Ok(Err(refusal(op, OpErrorKind::Gone, "it is gone"))),
+        }
+    }
+
+    fn delete(&mut self, op: &Op, seen: &SeenDevice) -> Changed {
+        let request = Request {
+            message: RouteNetlinkMessage::DelLink(device::removed(seen.index())),
+            flags: 0,
+        };
+        let failed = self.socket.change(DOING, &[request])?.pop();
+        Ok(failed.map_or(Ok(()), |(_, failure)| Err(refusal::error(op, &failure))))
+    }
+
+    /// What is no property of a link: whether routers are heard, and checksums left to others.
+    fn set_the_rest(&self, op: &Op, seen: &SeenDevice, to: &Device) -> Result<(), OpError> {
+        let now = seen.named(&Names::default(), None);
+        // Those of a new device, and of one that has just been set up, are not known.
+        if now.accepts_advertisements != to.accepts_advertisements || !now.up {
+            let accept = to.accepts_advertisements;
+            let set = sysctl::accept_advertisements(self.namespace, to.name, accept);
+            set.map_err(|error| {
+                let value = u8::from(accept);
+                let reason = format!(
+                    "net.ipv6.conf.{0}.accept_ra cannot be set to {value}: {error}; set it with `sysctl -w \
+                     net/ipv6/conf/{0}/accept_ra={value}`",
+                    to.name
+                );
+                refusal(op, OpErrorKind::Other, &reason)
+            })?;
+        }
+        let Some(wanted) = to.checksum_offload else {
+            return Ok(());
+        };
+        if self.ethtool.checksum_offload(self.namespace, seen.index()) == Some(wanted) {
+            return Ok(());
+        }
+        let set = self
+            .ethtool
+            .set_checksum_offload(self.namespace, seen.index(), wanted);
+        set.map_err(|error| {
+            let state = if wanted { "on" } else { "off" };
+            let reason = format!(
+                "its checksum offload cannot be changed: {error}; `ethtool -K {} {} {state}` may",
+                to.name,
+                ethtool::FEATURE
+            );
+            refusal(op, OpErrorKind::Other, &reason)
+        })
+    }
+
+    /// The index of the device below, if there is to be one.
+    fn uplink(&mut self, op: &Op, device: &Device) -> Result<Result<Option<u32>, OpError>, KernelError> {
+        let Some(name) = vxlan(device).and_then(|vxlan| vxlan.uplink) else {
+            return Ok(Ok(None));
+        };
+        Ok(match self.look_up(name)? {
+            Some(seen) => Ok(Some(seen.index())),
+            None => {
+                let reason = format!("there is no device {name} by which its packets could leave");
+                Err(refusal(op, OpErrorKind::NoDevice, &reason))
+            }
+        })
+    }
+
+    /// A device that goes by this name; alternative ones are in no dump.
+    fn look_up(&mut self, name: DeviceName) -> Result<Option<SeenDevice>, KernelError> {
+        let question = link::question(Some(&name));
+        let seen = self.socket.ask(DOING, question, SeenDevice::decode)?;
+        Ok(seen.ok().flatten().filter(|seen| seen.name() == name))
+    }
+
+    /// Why the kernel refused a device, with the names of others that are the reason.
+    fn explain(&mut self, op: &Op, device: &Device, failure: &Failure) -> Result<OpError, KernelError> {
+        let reason = match failure.errno {
+            Errno::EADDRINUSE => self.port_reason(device)?,
+            Errno::EEXIST => self.exists_reason(device)?,
+            Errno::EINVAL if failure.text.is_none() => Some(self.mtu_reason(device)?),
+            _ => None,
+        };
+        let reason = reason.or_else(|| refusal::remedy(op, failure));
+        Ok(refusal::explained(op, failure, reason))
+    }
+
+    fn port_reason(&mut self, device: &Device) -> Result<Option<String>, KernelError> {
+        let Some(vxlan) = vxlan(device) else {
+            return Ok(None);
+        };
+        let others = self.others(device.name)?;
+        let holder = port_holder::find(self.namespace, vxlan, &others);
+        Ok(Some(holder.told(vxlan.port)))
+    }
+
+    fn exists_reason(&mut self, device: &Device) -> Result<Option<String>, KernelError> {
+        if let Some(seen) = self.look_up(device.name)? {
+            let now = seen.named(&Names::default(), None);
+            let what = match &now.kind {
+                DeviceKind::Other(kind) if kind.is_empty() => "a network card".to_owned(),
+                DeviceKind::Other(kind) => format!("a device of the kind {kind}"),
+                DeviceKind::Vxlan(_) => return Ok(Some("somebody else has just made it".to_owned())),
+                _ => "a device of another kind".to_owned(),
+            };
+            let name = device.name;
+            return Ok(Some(format!(
+                "{name} is {what}: rename it, or remove it with `ip link del {name}`"
+            )));
+        }
+        let Some(wanted) = vxlan(device) else {
+            return Ok(None);
+        };
+        let others = self.others(device.name)?;
+        let twin = others.iter().find(|other| {
+            let other = other.named(&Names::default(), None);
+            vxlan(&other).is_some_and(|other| (other.vni, other.port) == (wanted.vni, wanted.port))
+        });
+        Ok(twin.map(|twin| {
+            let (vni, port, name) = (wanted.vni, wanted.port, twin.name());
+            format!(
+                "{name} has VNI {vni} on port {port}: remove it with `ip link del {name}`, or set another VNI or Port \
+                 in the network config, for all nodes"
+            )
+        }))
+    }
+
+    fn mtu_reason(&mut self, device: &Device) -> Result<String, KernelError> {
+        let uplink = match vxlan(device).and_then(|vxlan| vxlan.uplink) {
+            Some(uplink) => self.look_up(uplink)?,
+            None => None,
+        };
+        let mtu = device.mtu;
+        Ok(uplink.map_or_else(
+            || format!("an MTU of {mtu} may be more than the kernel takes"),
+            |uplink| {
+                format!(
+                    "an MTU of {mtu} is more than fits into the packets of {}, whose MTU is {}",
+                    uplink.name(),
+                    uplink.link.mtu
+                )
+            },
+        ))
+    }
+
+    fn others(&mut self, name: DeviceName) -> Result<Vec<SeenDevice>, KernelError> {
+        let mut devices = facts::seen_links(self.socket, SeenDevice::decode)?;
+        devices.retain(|device| device.name() != name);
+        Ok(devices)
+    }
+}
+
+fn change(message: LinkMessage) -> Request {
+    Request {
+        message: RouteNetlinkMessage::NewLink(message),
+        flags: 0,
+    }
+}
+
+/// Whether a device is the one that was seen before, though other settings may have changed since.
+fn is_the_same(seen: &SeenDevice, before: &Device) -> bool {
+    let now = seen.named(&Names::default(), None);
+    match (vxlan(&now), vxlan(before)) {
+        (Some(now), Some(before)) => (now.vni, now.port) == (before.vni, before.port),
+        _ => now.kind == before.kind,
+    }
+}
+
+fn another(op: &Op, seen: &SeenDevice) -> OpError {
+    let now = seen.named(&Names::default(), None);
+    refusal(
+        op,
+        OpErrorKind::Gone,
+        &format!("another device has the name by now, {now}"),
+    )
+}
+
+const fn vxlan(device: &Device) -> Option<&Vxlan> {
+    match &device.kind {
+        DeviceKind::Vxlan(vxlan) => Some(vxlan),
+        _ => None,
+    }
+}
