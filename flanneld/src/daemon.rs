@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_backend_hostgw::HostGw;
+use flannel_backend_vxlan::Vxlan;
 use flannel_core::{
     Backend, Engine, EngineHandle, KernelError, Options, Pattern, PerFamily, StateDirError, StoreError,
     UplinkOptions, UplinkRule,
@@ -171,7 +172,7 @@ fn status_socket(directory: &Path) -> Option<UnixListener> {
 
 /// The backends that a network config can name.
 pub(crate) fn backends() -> Vec<Box<dyn Backend>> {
-    vec![Box::new(HostGw)]
+    vec![Box::new(HostGw), Box::new(Vxlan)]
 }
 
 /// A predecessor may need a moment to let the port go.
