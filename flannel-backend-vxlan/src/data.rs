@@ -3,8 +3,6 @@
 use flannel_core::{MacAddress, MemberError, Members};
 use serde_json::value::RawValue;
 
-use crate::wrong;
-
 const VNI: &str = "a VXLAN network identifier, a whole number";
 const MAC: &str = "the MAC address of a device, such as \"8e:bc:f1:25:6b:a8\"";
 
@@ -37,11 +35,11 @@ impl TunnelEnd {
     /// device's is none.
     pub(crate) fn read(data: &RawValue) -> Result<Self, MemberError> {
         let members: Result<Members, _> = serde_json::from_str(data.get());
-        let mut members = members.map_err(|_| wrong("it", data.get(), "an object"))?;
+        let mut members = members.map_err(|_| MemberError::new("it", data.get(), "an object"))?;
         let vni = members.read("VNI", VNI)?;
         let text: String = members.read("VtepMAC", MAC)?.unwrap_or_default();
         let mac = text.parse().ok().filter(|mac: &MacAddress| mac.is_unicast());
-        let mac = mac.ok_or_else(|| wrong("VtepMAC", &format!("{text:?}"), MAC))?;
+        let mac = mac.ok_or_else(|| MemberError::new("VtepMAC", &format!("{text:?}"), MAC))?;
         Ok(Self { vni, mac })
     }
 

@@ -11,7 +11,7 @@ mod tunnel;
 
 use std::sync::Arc;
 
-use flannel_core::{Backend, BackendError, DataPlane, MemberError, NetworkConfig};
+use flannel_core::{Backend, BackendError, DataPlane, NetworkConfig};
 
 use crate::overlay::Overlay;
 
@@ -28,6 +28,10 @@ impl Backend for Vxlan {
         KIND
     }
 
+    fn options(&self) -> &'static [&'static str] {
+        &options::NAMES
+    }
+
     /// Reads the options. Those of flannel for Windows, `Name` and `MacPrefix`, are ignored as all
     /// unknown ones are.
     fn configure(&self, config: &NetworkConfig) -> Result<Arc<dyn DataPlane>, BackendError> {
@@ -40,14 +44,5 @@ fn failure(problem: String) -> BackendError {
     BackendError {
         backend: KIND,
         problem,
-    }
-}
-
-/// A member has a value that it cannot have. Of long ones as much is shown as core shows.
-fn wrong(member: &'static str, value: &str, expected: &'static str) -> MemberError {
-    MemberError {
-        member,
-        value: value.chars().take(100).collect(),
-        expected,
     }
 }

@@ -4,10 +4,20 @@ use flannel_core::{DeviceName, MemberError, Members, NetworkConfig, PerFamily};
 
 use crate::offload::Offload;
 use crate::tunnel::Tunnel;
-use crate::wrong;
 
 /// The highest VXLAN network identifier: it has 24 bits (RFC 7348, section 5).
 const HIGHEST_VNI: u32 = (1 << 24) - 1;
+
+/// Those that are read.
+pub(crate) const NAMES: [&str; 7] = [
+    "VNI",
+    "Port",
+    "GBP",
+    "Learning",
+    "DirectRouting",
+    "MTU",
+    "TxChecksumOffload",
+];
 
 const DEFAULT_VNI: u32 = 1;
 
@@ -46,7 +56,7 @@ impl Options {
     pub(crate) fn read(config: &NetworkConfig) -> Result<Self, MemberError> {
         let options = &config.backend.options;
         let members: Result<Members, _> = serde_json::from_str(options.get());
-        let mut members = members.map_err(|_| wrong("Backend", options.get(), "an object"))?;
+        let mut members = members.map_err(|_| MemberError::new("Backend", options.get(), "an object"))?;
         let vni: Option<u32> = members.read("VNI", VNI)?;
         let port: Option<u16> = members.read("Port", PORT)?;
         let mtu: Option<u32> = members.read("MTU", MTU)?;
@@ -54,7 +64,7 @@ impl Options {
         let mut flag = |name| Ok(members.read(name, BOOL)?.unwrap_or(false));
         Ok(Self {
             vni: match vni {
-                Some(vni) if vni > HIGHEST_VNI => return Err(wrong("VNI", &vni.to_string(), VNI)),
+                Some(vni) if vni > HIGHEST_VNI => return Err(MemberError::new("VNI", &vni.to_string(), VNI)),
                 vni => vni.unwrap_or(DEFAULT_VNI),
             },
             port: port.filter(|port| *port != 0).unwrap_or(DEFAULT_PORT),
@@ -64,7 +74,7 @@ impl Options {
             mtu: mtu.filter(|mtu| *mtu != 0),
             offload: match offload {
                 Some(text) => Offload::named(&text)
-                    .ok_or_else(|| wrong("TxChecksumOffload", &format!("{text:?}"), OFFLOAD))?,
+                    .ok_or_else(|| MemberError::new("TxChecksumOffload", &format!("{text:?}"), OFFLOAD))?,
                 None => Offload::default(),
             },
         })

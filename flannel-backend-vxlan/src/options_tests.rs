@@ -217,3 +217,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn every_option_that_is_read_is_known_and_one_that_is_nearly_so_is_told_of() {
+    for name in NAMES {
+        let json = format!(r#"{{"Network": "10.5.0.0/16", "Backend": {{"Type": "vxlan", "{name}": []}}}}"#);
+        let config = NetworkConfig::from_json(&json).unwrap();
+        let error = Options::read(&config).unwrap_err();
+        assert_eq!(error.member, name);
+        assert_eq!(config.backend.misspelt(&NAMES), []);
+    }
+    let json = r#"{"Network": "10.5.0.0/16", "Backend": {"type": "vxlan", "DirectRoutng": true, "vni": 7, "Name": "x"}}"#;
+    let config = NetworkConfig::from_json(json).unwrap();
+    let misspelt = config.backend.misspelt(&NAMES);
+    let told: Vec<(&str, &str)> = misspelt
+        .iter()
+        .map(|one| (one.found.as_str(), one.meant))
+        .collect();
+    assert_eq!(told, [("DirectRoutng", "DirectRouting")]);
+}

@@ -12,6 +12,11 @@ pub trait Backend: Send + Sync {
     /// The name in the network config and in leases, `host-gw`.
     fn kind(&self) -> &'static str;
 
+    /// The options that it knows, so that a misspelt one can be told of.
+    fn options(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// What it comes to with the options of this network.
     ///
     /// # Errors

@@ -73,6 +73,26 @@ pub struct BackendConfig {
     pub options: Box<RawValue>,
 }
 
+impl BackendConfig {
+    /// Options that nobody knows, and whose names are nearly those of `known` ones.
+    #[must_use]
+    pub fn misspelt(&self, known: &[&'static str]) -> Vec<Misspelt> {
+        let members: Members = serde_json::from_str(self.options.get()).unwrap_or_default();
+        let members = members.rest();
+        let is_known = |name: &str| {
+            let mut all = known.iter().chain(&[TYPE]);
+            all.any(|known| known.eq_ignore_ascii_case(name))
+        };
+        let unknown = members.iter().filter(|(name, _)| !is_known(name));
+        let misspelt = unknown.filter_map(|(name, _)| {
+            let meant = nearest(name, known.iter().copied())?;
+            let found = name.chars().take(100).collect();
+            Some(Misspelt { found, meant })
+        });
+        misspelt.take(MISSPELT).collect()
+    }
+}
+
 /// Why a text is not a network configuration. Where flannel has a message, this is it.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -127,6 +147,9 @@ const COMMON: [&str; 5] = [
     "EnableNFTables",
     NON_MASQUERADE,
 ];
+
+/// The member of `Backend` that names the backend.
+const TYPE: &str = "Type";
 
 const NON_MASQUERADE: &str = "NonMasqueradeCIDRs";
 
@@ -461,9 +484,9 @@ fn unmasqueraded(members: &mut Members) -> Result<Vec<IpNet>, ConfigError> {
 
 fn backend_kind(options: &RawValue) -> Result<String, ConfigError> {
     let expected = "an object such as {\"Type\": \"host-gw\"}";
-    let wrong = || MemberError::new("Backend", options, expected);
+    let wrong = || MemberError::new("Backend", options.get(), expected);
     let mut backend: Members = serde_json::from_str(options.get()).map_err(|_| wrong())?;
-    let kind: Option<String> = backend.read("Type", "a string such as \"host-gw\"")?;
+    let kind: Option<String> = backend.read(TYPE, "a string such as \"host-gw\"")?;
     match kind {
         Some(kind) if !kind.is_empty() => Ok(kind.to_ascii_lowercase()),
         _ => Err(wrong().into()),
@@ -501,7 +524,7 @@ fn address(value: &RawValue, member: &str, family: Family) -> Result<IpAddr, Con
 
 /// flannel strips quotes before it parses addresses, so that a bare number fails as an address.
 fn unquoted(value: &RawValue) -> String {
-    cut(value).trim_matches('"').to_owned()
+    cut(value.get()).trim_matches('"').to_owned()
 }
 
 #[cfg(test)]

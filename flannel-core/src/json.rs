@@ -49,7 +49,7 @@ impl Members {
     ) -> Result<Option<T>, MemberError> {
         let value = self.take(name).filter(|value| !is_null(value));
         let read = |value: Box<RawValue>| {
-            serde_json::from_str(value.get()).map_err(|_| MemberError::new(name, &value, expected))
+            serde_json::from_str(value.get()).map_err(|_| MemberError::new(name, value.get(), expected))
         };
         value.map(read).transpose()
     }
@@ -80,7 +80,9 @@ pub struct MemberError {
 }
 
 impl MemberError {
-    pub(crate) fn new(member: &'static str, value: &RawValue, expected: &'static str) -> Self {
+    /// A value as it stands; of a long one as much as a message shows.
+    #[must_use]
+    pub fn new(member: &'static str, value: &str, expected: &'static str) -> Self {
         Self {
             member,
             value: cut(value),
@@ -90,8 +92,8 @@ impl MemberError {
 }
 
 /// As much of a value as a message shows.
-pub(crate) fn cut(value: &RawValue) -> String {
-    value.get().chars().take(100).collect()
+pub(crate) fn cut(value: &str) -> String {
+    value.chars().take(100).collect()
 }
 
 /// `null` leaves a Go variable as it was.

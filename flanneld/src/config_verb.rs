@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_core::{
-    DataPlane, DeviceName, Host, HostSource, Lease, NetworkConfig, NodeId, Protected, Range, StoreError,
-    StoreEvent, SubnetKey, choose_uplink,
+    DataPlane, DeviceName, Host, HostSource, Lease, Misspelt, NetworkConfig, NodeId, Protected, Range,
+    StoreError, StoreEvent, SubnetKey, choose_uplink,
 };
 use flannel_netlink::Netlink;
 use futures_util::StreamExt;
@@ -135,7 +135,7 @@ async fn check(text: &str, store: Option<&Store>, flags: &Flags) -> Result<Strin
     }
     let _ = writeln!(meaning, "backend   {backend}");
     meaning.push_str(&rules(&config));
-    for misspelt in &config.misspelt {
+    for misspelt in config.misspelt.iter().chain(&misspelt_options(&config)) {
         let _ = writeln!(meaning, "warning   {misspelt}");
     }
     let leases = match store {
@@ -173,6 +173,15 @@ fn subnets(range: &Range) -> String {
         range.first,
         range.last
     )
+}
+
+/// Options that the backend does not know, and whose names are nearly known ones.
+fn misspelt_options(config: &NetworkConfig) -> Vec<Misspelt> {
+    let backends = backends();
+    let backend = backends
+        .iter()
+        .find(|backend| backend.kind() == config.backend.kind);
+    backend.map_or_else(Vec::new, |backend| config.backend.misspelt(backend.options()))
 }
 
 fn backend(config: &NetworkConfig) -> Result<String, ConfigVerbError> {

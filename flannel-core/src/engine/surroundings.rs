@@ -151,7 +151,11 @@ impl Surroundings {
     ) -> Option<Replaced> {
         reasons.clear(|reason| matches!(reason, Reason::Config(_) | Reason::ConfigRefused(_)));
         self.refused = None;
-        let doubt = (!config.misspelt.is_empty()).then(|| Reason::ConfigDoubt(doubt(&config.misspelt)));
+        let mut misspelt = config.misspelt.clone();
+        if let Some(backend) = self.backend_of(&config) {
+            misspelt.extend(config.backend.misspelt(backend.options()));
+        }
+        let doubt = (!misspelt.is_empty()).then(|| Reason::ConfigDoubt(doubt(&misspelt)));
         reasons.hold(doubt, |reason| matches!(reason, Reason::ConfigDoubt(_)));
         if let Some(current) = &self.config {
             if current.same_as(&config) {
