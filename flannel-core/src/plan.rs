@@ -35,16 +35,21 @@ impl Op {
         }
     }
 
-    /// Whether whatever rests on the object is gone once it has succeeded: a device was removed, or had
-    /// to be made anew.
+    /// Whether another object is gone, too, once it has succeeded: everything on a device that was
+    /// removed or had to be made anew, and the neighbours of one whose MAC address was changed
+    /// (`neigh_changeaddr` in the kernel's `net/core/neighbour.c`).
     #[must_use]
-    pub fn clears_device(&self) -> bool {
+    pub fn takes_along(&self, other: &Object) -> bool {
         match self {
-            Self::Remove(Object::Device(_)) => true,
+            Self::Remove(Object::Device(device)) => other.rests_on(&device.name),
             Self::Replace {
                 from: Object::Device(from),
                 to: Object::Device(to),
-            } => from.is_remade_for(to).is_some(),
+            } => {
+                let is_neighbour = matches!(other, Object::Neighbour(_));
+                let gone = from.is_remade_for(to).is_some() || is_neighbour && from.mac != to.mac;
+                gone && other.rests_on(&to.name)
+            }
             _ => false,
         }
     }

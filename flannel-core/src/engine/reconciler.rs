@@ -468,13 +468,11 @@ impl Reconciler {
     /// A device was made, changed or removed: what was on one that is gone is gone, too, and what could
     /// not be put on it may be now.
     fn device_done(&mut self, op: &Op, device: &DeviceName) {
-        if op.clears_device() {
-            let lost = self.have.iter().filter(|(_, object)| object.rests_on(device));
-            let lost: Vec<ObjectId> = lost.map(|(id, _)| *id).collect();
-            for id in lost {
-                self.have.remove(&id);
-                self.compare(id, Unlike::ASKED);
-            }
+        let lost = self.have.iter().filter(|(_, object)| op.takes_along(object));
+        let lost: Vec<ObjectId> = lost.map(|(id, _)| *id).collect();
+        for id in lost {
+            self.have.remove(&id);
+            self.compare(id, Unlike::ASKED);
         }
         let want = &self.want;
         self.failing
