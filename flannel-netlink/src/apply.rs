@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use flannel_core::{Applied, DeviceName, KernelError, Neighbour, Object, ObjectId, Op, OpError, OpErrorKind};
+use flannel_core::{Applied, DeviceName, KernelError, Object, ObjectId, Op, OpError, OpErrorKind};
+use nix::errno::Errno;
 
 use crate::device_change::Changer;
 use crate::refusal::{self, refusal};
-use crate::request::{devices, request};
+use crate::reply::Failure;
+use crate::request::{devices, requests as requests_for, requests_by_a_step};
 use crate::socket::{REQUESTS_AT_ONCE, RequestSocket};
-use crate::{Netlink, link, neighbour};
+use crate::{Netlink, forwarding, link, neighbour};
 
 const DOING: &str = "change kernel objects";
 
@@ -28,6 +30,7 @@ pub(crate) async fn apply(netlink: &Netlink, plan: &[Op]) -> Result<Applied, Ker
         first += run.len();
     }
     failed.sort_by_key(|(place, _)| *place);
+    failed.dedup_by_key(|(place, _)| *place);
     Ok(Applied { failed })
 }
 
@@ -60,61 +63,94 @@ async fn change_objects(
         .chunks(REQUESTS_AT_ONCE)
         .zip((first..).step_by(REQUESTS_AT_ONCE))
     {
-        let others = other_neighbours(netlink, chunk, &indices).await?;
+        let others = others(netlink, chunk, &indices).await?;
         let (mut asked, mut requests) = (Vec::new(), Vec::new());
         for (place, op) in (first..).zip(chunk) {
             if others.contains(&op.id()) {
-                let reason = "there is none with that MAC address any more";
+                let reason = "there is another by now";
                 failed.push((place, refusal(op, OpErrorKind::Gone, reason)));
                 continue;
             }
-            match request(op, |name| indices.get(name).copied()) {
-                Ok(request) => {
-                    asked.push((place, op));
-                    requests.push(request);
+            match requests_for(op, |name| indices.get(name).copied()) {
+                Ok(some) => {
+                    asked.extend(some.iter().map(|_| (place, op)));
+                    requests.extend(some);
                 }
                 Err(error) => failed.push((place, error)),
             }
         }
         let refused = netlink.exchange(DOING, move |socket| socket.change(DOING, &requests));
         for (nth, failure) in refused.await? {
-            if let Some((place, op)) = asked.get(nth) {
-                failed.push((*place, refusal::error(op, &failure)));
-            }
+            let Some((place, op)) = asked.get(nth) else {
+                continue;
+            };
+            let failure = match by_a_step(netlink, op, &failure, &indices).await? {
+                Some(Ok(())) => continue,
+                Some(Err(failure)) => failure,
+                None => failure,
+            };
+            failed.push((*place, refusal::error(op, &failure)));
         }
     }
     Ok(())
 }
 
-/// Neighbours that are to be removed and are others by now. The kernel would remove whichever has the
-/// address.
-async fn other_neighbours(
+/// Tries a refused change in another way, where there is one.
+async fn by_a_step(
+    netlink: &Netlink,
+    op: &Op,
+    failure: &Failure,
+    indices: &BTreeMap<DeviceName, u32>,
+) -> Result<Option<Result<(), Failure>>, KernelError> {
+    if failure.errno != Errno::EINVAL {
+        return Ok(None);
+    }
+    let Some(requests) = requests_by_a_step(op, |name| indices.get(name).copied()) else {
+        return Ok(None);
+    };
+    let refused = netlink.exchange(DOING, move |socket| socket.change(DOING, &requests));
+    // That there is such a step already, or not any more, is no harm.
+    let of_op = refused.await?.into_iter().find(|(nth, _)| *nth == 1);
+    Ok(Some(of_op.map_or(Ok(()), |(_, failure)| Err(failure))))
+}
+
+/// Neighbours and forwarding entries that are to be removed and are others by now. The kernel would remove
+/// whichever neighbour has the address, and keeps silent about an entry that has another host.
+async fn others(
     netlink: &Netlink,
     chunk: &[Op],
     indices: &BTreeMap<DeviceName, u32>,
 ) -> Result<BTreeSet<ObjectId>, KernelError> {
-    let removed = chunk.iter().filter_map(|op| match op {
-        Op::Remove(Object::Neighbour(neighbour)) => {
-            let index = indices.get(&neighbour.id.device)?;
-            Some((*neighbour, *index))
-        }
-        _ => None,
+    let removed = chunk.iter().filter_map(|op| {
+        let Op::Remove(object) = op else { return None };
+        let device = object.id().device()?;
+        let index = *indices.get(&device)?;
+        let question = match object {
+            Object::Neighbour(neighbour) => neighbour::question_for(&neighbour.id, index),
+            Object::Forwarding(entry) => forwarding::question_for(entry, index)?,
+            _ => return None,
+        };
+        Some((object.clone(), device, question))
     });
-    let removed: Vec<(Neighbour, u32)> = removed.collect();
+    let removed: Vec<_> = removed.collect();
     if removed.is_empty() {
         return Ok(BTreeSet::new());
     }
-    let doing = "look at the neighbours that a plan removes";
+    let doing = "look at what a plan removes";
     let look = move |socket: &mut RequestSocket| {
         let mut others = BTreeSet::new();
-        for (neighbour, index) in removed {
-            let question = neighbour::question_for(&neighbour.id, index);
-            // Kernels before 5.0 do not answer, and those that do say if there is none when it is removed.
-            let Ok(seen) = socket.ask(doing, question, neighbour::decode)? else {
-                continue;
-            };
-            if seen.and_then(|seen| seen.named(neighbour.id.device)) != Some(neighbour) {
-                others.insert(ObjectId::Neighbour(neighbour.id));
+        for (object, device, question) in removed {
+            let seen = socket.ask(doing, question, |payload| {
+                Ok(match object {
+                    Object::Neighbour(_) => neighbour::decode(payload)?
+                        .and_then(|seen| seen.named(device))
+                        .map(Object::from),
+                    _ => forwarding::decode(payload)?.map(|seen| seen.named(device).into()),
+                })
+            })?;
+            // Kernels before 5.0 do not answer; and where there is none, the removal tells.
+            if seen.is_ok_and(|seen| seen.as_ref() != Some(&object)) {
+                others.insert(object.id());
             }
         }
         Ok(others)

@@ -1,7 +1,9 @@
 //! Making, changing and removing devices: each change with a few requests of its own.
 
-use flannel_core::{Device, DeviceKind, DeviceName, KernelError, Object, Op, OpError, OpErrorKind, Vxlan};
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use flannel_core::{
+    Device, DeviceKind, DeviceName, KernelError, Neighbour, Object, Op, OpError, OpErrorKind, Vxlan,
+};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::LinkMessage;
 use nix::errno::Errno;
@@ -13,7 +15,7 @@ use crate::namespace::Namespace;
 use crate::refusal::{self, refusal};
 use crate::reply::Failure;
 use crate::socket::{Request, RequestSocket};
-use crate::{facts, port_holder, sysctl};
+use crate::{dump, facts, neighbour, port_holder, sysctl, vxlan};
 
 const DOING: &str = "change a device";
 
@@ -57,13 +59,19 @@ impl Changer<'_> {
         if let Some((_, failure)) = self.socket.change(DOING, &[request])?.pop() {
             return self.explain(op, device, &failure).map(Err);
         }
+        self.finish(op, device)
+    }
+
+    /// What is left once the link is as it was asked for.
+    fn finish(&mut self, op: &Op, device: &Device) -> Changed {
         let Some(seen) = self.look_up(device.name)? else {
-            let reason = "it was removed as soon as it was made";
+            let reason = "it was removed at once";
             return Ok(Err(refusal(op, OpErrorKind::NoDevice, reason)));
         };
         // The kernel cuts down the MTU of a new device without a word.
         if seen.link.mtu < device.mtu {
             let reason = self.mtu_reason(device)?;
+            let reason = reason.unwrap_or_else(|| format!("its MTU became {}", seen.link.mtu));
             return Ok(Err(refusal(op, OpErrorKind::Other, &reason)));
         }
         Ok(self.set_the_rest(op, &seen, device))
@@ -88,22 +96,40 @@ impl Changer<'_> {
         let (SeenKind::Vxlan(vxlan), DeviceKind::Vxlan(to_vxlan)) = (&seen.kind, &to.kind) else {
             return Ok(Err(refusal(op, OpErrorKind::Other, "it is no VXLAN device")));
         };
-        if vxlan.link.is_some() && link.is_none() {
-            // The kernel takes such a request, and does nothing.
-            let reason = "the kernel does not let go of the device below: remove it with `ip link del`, and it is \
-                          made again";
-            return Ok(Err(refusal(op, OpErrorKind::Other, reason)));
-        }
         let now = (
             &seen.named(&Names::default(), None),
             &vxlan.named(&Names::default()),
         );
         let messages = device::changed(now, (to, to_vxlan), seen.index(), vxlan.link, link);
         let requests: Vec<Request> = messages.into_iter().map(change).collect();
-        if let Some((_, failure)) = self.socket.change(DOING, &requests)?.into_iter().next() {
+        if requests.is_empty() {
+            return Ok(self.set_the_rest(op, &seen, to));
+        }
+        // With another MAC address the kernel drops all neighbours, the permanent ones, too.
+        let neighbours = if now.0.mac == to.mac {
+            Vec::new()
+        } else {
+            dump::neighbours(self.socket, seen.index(), seen.name())?
+        };
+        let failed = self.socket.change(DOING, &requests)?;
+        self.put_back(&neighbours, seen.index())?;
+        if let Some((_, failure)) = failed.into_iter().next() {
             return self.explain(op, to, &failure).map(Err);
         }
-        Ok(self.set_the_rest(op, &seen, to))
+        // With its MTU a device may have begun to do IPv6, as by default.
+        self.finish(op, to)
+    }
+
+    fn put_back(&mut self, neighbours: &[Neighbour], index: u32) -> Result<(), KernelError> {
+        let put = |neighbour: &Neighbour| Request {
+            message: RouteNetlinkMessage::NewNeighbour(neighbour::encode(neighbour, index)),
+            flags: NLM_F_CREATE | NLM_F_REPLACE,
+        };
+        let requests: Vec<Request> = neighbours.iter().map(put).collect();
+        for (_, failure) in self.socket.change(DOING, &requests)? {
+            tracing::debug!(%failure, "a neighbour was lost with its device's MAC address");
+        }
+        Ok(())
     }
 
     fn remove(&mut self, op: &Op, device: &Device) -> Changed {
@@ -126,8 +152,7 @@ impl Changer<'_> {
     /// What is no property of a link: whether routers are heard, and checksums left to others.
     fn set_the_rest(&self, op: &Op, seen: &SeenDevice, to: &Device) -> Result<(), OpError> {
         let now = seen.named(&Names::default(), None);
-        // Those of a new device, and of one that has just been set up, are not known.
-        if now.accepts_advertisements != to.accepts_advertisements || !now.up {
+        if now.accepts_advertisements != to.accepts_advertisements {
             let accept = to.accepts_advertisements;
             let set = sysctl::accept_advertisements(self.namespace, to.name, accept);
             set.map_err(|error| {
@@ -143,19 +168,21 @@ impl Changer<'_> {
         let Some(wanted) = to.checksum_offload else {
             return Ok(());
         };
-        if self.ethtool.checksum_offload(self.namespace, seen.index()) == Some(wanted) {
-            return Ok(());
+        match self.ethtool.checksum_offload(self.namespace, seen.index()) {
+            Some(is) if is == wanted => return Ok(()),
+            Some(_) => {}
+            // Before Linux 5.7 nobody would see whether it has been done.
+            None => {
+                let reason = ethtool::refused(to.name, wanted, "the kernel does not tell how it is");
+                tracing::warn!(device = %to.name, reason, "a setting of the device is left as it is");
+                return Ok(());
+            }
         }
         let set = self
             .ethtool
             .set_checksum_offload(self.namespace, seen.index(), wanted);
         set.map_err(|error| {
-            let state = if wanted { "on" } else { "off" };
-            let reason = format!(
-                "its checksum offload cannot be changed: {error}; `ethtool -K {} {} {state}` may",
-                to.name,
-                ethtool::FEATURE
-            );
+            let reason = ethtool::refused(to.name, wanted, &error);
             refusal(op, OpErrorKind::Other, &reason)
         })
     }
@@ -186,7 +213,7 @@ impl Changer<'_> {
         let reason = match failure.errno {
             Errno::EADDRINUSE => self.port_reason(device)?,
             Errno::EEXIST => self.exists_reason(device)?,
-            Errno::EINVAL if failure.text.is_none() => Some(self.mtu_reason(device)?),
+            Errno::EINVAL => self.mtu_reason(device)?,
             _ => None,
         };
         let reason = reason.or_else(|| refusal::remedy(op, failure));
@@ -233,22 +260,17 @@ impl Changer<'_> {
         }))
     }
 
-    fn mtu_reason(&mut self, device: &Device) -> Result<String, KernelError> {
-        let uplink = match vxlan(device).and_then(|vxlan| vxlan.uplink) {
-            Some(uplink) => self.look_up(uplink)?,
-            None => None,
+    fn mtu_reason(&mut self, device: &Device) -> Result<Option<String>, KernelError> {
+        let Some((vxlan, name)) = vxlan(device).and_then(|vxlan| Some((vxlan, vxlan.uplink?))) else {
+            return Ok(None);
         };
-        let mtu = device.mtu;
-        Ok(uplink.map_or_else(
-            || format!("an MTU of {mtu} may be more than the kernel takes"),
-            |uplink| {
-                format!(
-                    "an MTU of {mtu} is more than fits into the packets of {}, whose MTU is {}",
-                    uplink.name(),
-                    uplink.link.mtu
-                )
-            },
-        ))
+        let (mtu, overhead) = (device.mtu, vxlan::overhead(vxlan));
+        let uplink = self.look_up(name)?;
+        let small = uplink.filter(|uplink| uplink.link.mtu < mtu.saturating_add(overhead));
+        Ok(small.map(|uplink| {
+            let below = uplink.link.mtu;
+            format!("an MTU of {mtu} and {overhead} bytes around it are more than the MTU of {name}, {below}")
+        }))
     }
 
     fn others(&mut self, name: DeviceName) -> Result<Vec<SeenDevice>, KernelError> {

@@ -1,10 +1,10 @@
 //! Everything in scope, as it is.
 
-use flannel_core::{Address, AddressId, DeviceName, Family, KernelError, Object, Scope};
+use flannel_core::{Address, AddressId, DeviceName, Family, KernelError, Neighbour, Object, Scope};
 use netlink_packet_core::{DecodeError, NetlinkSerializable};
 use nix::errno::Errno;
 
-use crate::device::SeenDevice;
+use crate::device::{SeenDevice, SeenKind};
 use crate::ethtool::Ethtool;
 use crate::facts;
 use crate::link::{self, Names};
@@ -34,7 +34,7 @@ pub(crate) fn dump(
     for device in devices {
         let checksum_offload = ethtool.checksum_offload(namespace, device.index());
         objects.push(device.named(&names, checksum_offload).into());
-        on_device(socket, device.index(), device.name(), &mut objects)?;
+        on_device(socket, &device, &mut objects)?;
     }
     routes(socket, scope, &names, &mut objects)?;
     Ok(objects)
@@ -43,10 +43,10 @@ pub(crate) fn dump(
 /// What is on a device. The kernel filters by the index where it can; old ones send everything.
 fn on_device(
     socket: &mut RequestSocket,
-    index: u32,
-    device: DeviceName,
+    seen: &SeenDevice,
     objects: &mut Vec<Object>,
 ) -> Result<(), KernelError> {
+    let (index, device) = (seen.index(), seen.name());
     let addresses = of_device(
         socket,
         "list the addresses of a device",
@@ -59,17 +59,31 @@ fn on_device(
         let permanent = address.permanent;
         Object::from(Address { id, permanent })
     }));
-    let entries = of_device(
-        socket,
-        "list the forwarding database of a device",
-        &forwarding::question(index),
-        |payload| Ok(forwarding::decode(payload)?.filter(|entry| entry.index == index)),
-    )?;
-    objects.extend(
-        forwarding::numbered(&entries, device)
-            .into_iter()
-            .map(Object::from),
-    );
+    // Those of other devices are the groups that they listen to.
+    if matches!(seen.kind, SeenKind::Vxlan(_)) {
+        let entries = of_device(
+            socket,
+            "list the forwarding database of a device",
+            &forwarding::question(index),
+            |payload| Ok(forwarding::decode(payload)?.filter(|entry| entry.index == index)),
+        )?;
+        objects.extend(
+            forwarding::numbered(&entries, device)
+                .into_iter()
+                .map(Object::from),
+        );
+    }
+    objects.extend(neighbours(socket, index, device)?.into_iter().map(Object::from));
+    Ok(())
+}
+
+/// The permanent neighbours on a device.
+pub(crate) fn neighbours(
+    socket: &mut RequestSocket,
+    index: u32,
+    device: DeviceName,
+) -> Result<Vec<Neighbour>, KernelError> {
+    let mut all = Vec::new();
     for family in Family::ALL {
         let neighbours = of_device(
             socket,
@@ -81,10 +95,10 @@ fn on_device(
             },
         )?;
         // Without IPv6 the kernel answers a question for its neighbours with all that it has.
-        let of_family = |neighbour: &flannel_core::Neighbour| Family::of(neighbour.id.address) == family;
-        objects.extend(neighbours.into_iter().filter(of_family).map(Object::from));
+        let of_family = |neighbour: &Neighbour| Family::of(neighbour.id.address) == family;
+        all.extend(neighbours.into_iter().filter(of_family));
     }
-    Ok(())
+    Ok(all)
 }
 
 fn of_device<M: NetlinkSerializable + Clone, T>(
@@ -118,3 +132,7 @@ fn routes(
     objects.extend(routes.into_iter().map(Object::from));
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "dump_tests.rs"]
+mod tests;

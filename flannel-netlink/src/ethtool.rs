@@ -1,8 +1,9 @@
 //! Whether checksums are left to the hardware, which ethtool netlink tells and changes
-//! (`linux/ethtool_netlink.h`, since Linux 5.6).
+//! (`linux/ethtool_netlink.h`, features since Linux 5.7).
 
 use std::sync::{Mutex, PoisonError};
 
+use flannel_core::DeviceName;
 use netlink_packet_core::{DecodeError, parse_u16};
 use netlink_sys::protocols::NETLINK_GENERIC;
 
@@ -11,7 +12,7 @@ use crate::namespace::Namespace;
 use crate::socket::{Answer, Request, RequestSocket};
 
 /// What `ethtool -K` calls it.
-pub(crate) const FEATURE: &str = "tx-checksum-ip-generic";
+const FEATURE: &str = "tx-checksum-ip-generic";
 
 /// `GENL_ID_CTRL`, `CTRL_CMD_GETFAMILY`, `CTRL_ATTR_FAMILY_ID` and `CTRL_ATTR_FAMILY_NAME` in
 /// `linux/genetlink.h`.
@@ -50,6 +51,14 @@ const BIT_NAME: u16 = 2;
 const BIT_VALUE: u16 = 3;
 
 const DOING: &str = "ask about checksum offload";
+
+/// What to tell of a change that was refused: the program falls back to what older kernels know.
+pub(crate) fn refused(device: DeviceName, on: bool, error: &str) -> String {
+    let state = if on { "on" } else { "off" };
+    format!(
+        "its checksum offload cannot be changed: {error}; change it with `ethtool -K {device} {FEATURE} {state}`"
+    )
+}
 
 /// A conversation with ethtool netlink, begun when it is first needed.
 #[derive(Default)]

@@ -67,6 +67,20 @@ fn a_request_names_one_feature_and_leaves_the_others() {
 }
 
 #[test]
+fn a_refusal_names_the_program_that_can_do_it_on_old_kernels() {
+    let refused = refused(
+        "flannel.1".parse().unwrap(),
+        false,
+        "ENOENT: No such file or directory",
+    );
+    assert_eq!(
+        refused,
+        "its checksum offload cannot be changed: ENOENT: No such file or directory; change it with `ethtool -K \
+         flannel.1 tx-checksum-ip-generic off`"
+    );
+}
+
+#[test]
 fn a_family_without_a_number_is_refused() {
     let family = |attributes: &[u8]| decode_family(&[&[1, 2, 0, 0], attributes].concat());
     assert_eq!(family(&encoded(FAMILY_ID, &21_u16.to_ne_bytes())).unwrap(), 21);

@@ -39,6 +39,16 @@ pub(crate) fn question(index: u32) -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetNeighbour(message)
 }
 
+/// The question for the entry of a single host; `None` where there may be several, of which the kernel would
+/// tell the first.
+pub(crate) fn question_for(entry: &Forwarding, index: u32) -> Option<RouteNetlinkMessage> {
+    let mut message = encode(entry, index);
+    message.header.state = NeighbourState::None;
+    message.attributes.truncate(1);
+    let single = entry.id.mac.is_unicast() && !entry.decorated;
+    single.then_some(RouteNetlinkMessage::GetNeighbour(message))
+}
+
 /// Reads the payload of `RTM_NEWNEIGH` or `RTM_DELNEIGH` of `AF_BRIDGE`; `None` for entries of a bridge that
 /// the device is a port of.
 pub(crate) fn decode(payload: &[u8]) -> Result<Option<SeenForwarding>, DecodeError> {
@@ -81,14 +91,14 @@ impl SeenForwarding {
 }
 
 /// The entries of a device's forwarding database that last, out of a dump in its order, numbered. The
-/// kernel does not say that a dump changed while it was read: what comes twice is one, and of two for one
-/// host's MAC address, which has no more, the later is.
+/// kernel does not say if it changed while it was dumped: what comes twice is one, and of two for the MAC
+/// address of a device, which has no more, the later is.
 pub(crate) fn numbered(seen: &[SeenForwarding], device: DeviceName) -> Vec<Forwarding> {
     let mut of_mac = BTreeMap::<MacAddress, Vec<&SeenForwarding>>::new();
     for entry in seen.iter().filter(|entry| entry.lasting) {
         let entries = of_mac.entry(entry.mac).or_default();
-        if entry.mac.is_unicast() && entry.decorations.is_empty() {
-            entries.retain(|other| !other.decorations.is_empty());
+        if entry.mac.is_unicast() {
+            entries.clear();
         }
         if !entries.contains(&entry) {
             entries.push(entry);

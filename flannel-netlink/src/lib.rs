@@ -156,8 +156,10 @@ impl RouteProgrammer for Netlink {
         apply::apply(self, plan).await
     }
 
-    /// What this `Netlink` changes itself is not announced to its own watches. An announcement does
-    /// not tell how deep in a stack a route is: its position is always 0.
+    /// What this `Netlink` changes itself is not announced to its own watches where the kernel says whose a
+    /// change is: of devices and forwarding entries it often does not. An announcement does not tell how deep in
+    /// a stack a route or a forwarding entry is: its position is always 0. A neighbour that somebody removed is
+    /// [`Changed::Gone`]: the kernel does not tell which MAC address it had.
     ///
     /// A [`Changed::Table`] is told once for every transaction at most, and where it may be about chains
     /// that drop forwarded packets, a [`Changed::Host`] comes as soon as [`Netlink::facts`] has them anew.

@@ -1,6 +1,8 @@
 //! Operations as requests. Pure.
 
-use flannel_core::{DeviceName, Object, Op, OpError, OpErrorKind};
+use std::net::IpAddr;
+
+use flannel_core::{DeviceName, Forwarding, Hop, Hops, Object, Op, OpError, OpErrorKind, Route};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
 
@@ -19,8 +21,61 @@ pub(crate) fn devices(op: &Op) -> impl Iterator<Item = DeviceName> {
     on.into_iter().chain(hops.iter().map(|hop| hop.device))
 }
 
-/// What the kernel is asked for an operation on anything but a device.
-pub(crate) fn request(op: &Op, index: impl Fn(&DeviceName) -> Option<u32>) -> Result<Request, OpError> {
+/// What the kernel is asked for an operation on anything but a device, in this order.
+pub(crate) fn requests(op: &Op, index: impl Fn(&DeviceName) -> Option<u32>) -> Result<Vec<Request>, OpError> {
+    let mut requests = Vec::new();
+    // The kernel says that it has replaced an entry that leads to a nexthop object, and has not.
+    if let Op::Replace {
+        from: Object::Forwarding(entry @ Forwarding { host: None, .. }),
+        ..
+    } = op
+    {
+        requests.push(request(&Op::Remove((*entry).into()), &index)?);
+    }
+    requests.push(request(op, index)?);
+    Ok(requests)
+}
+
+/// The same for one that was refused: an IPv6 route to an onlink gateway. The kernel looks the gateway up,
+/// and takes it for another link's while a route that covers it leads there, such as the one that is to be
+/// replaced (`ip6_route_check_nh_onlink` in `net/ipv6/route.c`). So the gateway has a route of its own for
+/// that moment. `None`: that is not why.
+pub(crate) fn requests_by_a_step(
+    op: &Op,
+    index: impl Fn(&DeviceName) -> Option<u32>,
+) -> Option<Vec<Request>> {
+    let step = Object::from(stepping_stone(op)?);
+    let steps = [Op::Add(step.clone()), op.clone(), Op::Remove(step)];
+    let requests: Result<_, _> = steps.iter().map(|op| request(op, &index)).collect();
+    requests.ok()
+}
+
+fn stepping_stone(op: &Op) -> Option<Route> {
+    let (Op::Add(Object::Route(route))
+    | Op::Replace {
+        to: Object::Route(route),
+        ..
+    }) = op
+    else {
+        return None;
+    };
+    let Hops::One(Hop {
+        gateway: Some(gateway @ IpAddr::V6(_)),
+        device,
+        onlink: true,
+    }) = route.hops
+    else {
+        return None;
+    };
+    let on_link = Hop {
+        gateway: None,
+        device,
+        onlink: false,
+    };
+    Some(Route::unicast(gateway.into(), on_link, route.protocol))
+}
+
+fn request(op: &Op, index: impl Fn(&DeviceName) -> Option<u32>) -> Result<Request, OpError> {
     let on = || {
         let device = op.object().id().device();
         let missing = || device.map_or_else(|| unknown(op), |device| no_device(op, device));
@@ -78,8 +133,13 @@ fn unknown(op: &Op) -> OpError {
     refusal(op, OpErrorKind::Other, "not a kind of object that is known here")
 }
 
+/// What is to be removed has gone with its device.
 fn no_device(op: &Op, device: DeviceName) -> OpError {
-    refusal(op, OpErrorKind::NoDevice, &format!("there is no device {device}"))
+    let kind = match op {
+        Op::Remove(_) => OpErrorKind::Gone,
+        _ => OpErrorKind::NoDevice,
+    };
+    refusal(op, kind, &format!("there is no device {device}"))
 }
 
 fn unencodable(op: &Op, error: Unencodable) -> OpError {

@@ -310,4 +310,4 @@ fn too_late(doing: &'static str) -> KernelError {
 
 #[cfg(test)]
 #[path = "socket_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -5,7 +5,7 @@ use nix::sched::CloneFlags;
 use super::*;
 use crate::{facts, link, request};
 
-fn in_a_namespace(test: impl FnOnce(RequestSocket) + Send) {
+pub(crate) fn in_a_namespace(test: impl FnOnce(RequestSocket) + Send) {
     assert!(
         nix::unistd::geteuid().is_root(),
         "this test makes a network namespace: run it as root"
@@ -28,8 +28,8 @@ fn blackholes(count: u16) -> Vec<Request> {
         scope: 0,
         decorated: false,
     };
-    let add = |n| request::request(&Op::Add(blackhole(n).into()), |_| None).unwrap();
-    (0..count).map(add).collect()
+    let add = |n| request::requests(&Op::Add(blackhole(n).into()), |_| None).unwrap();
+    (0..count).flat_map(add).collect()
 }
 
 #[test]

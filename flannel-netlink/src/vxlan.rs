@@ -82,6 +82,15 @@ impl SeenVxlan {
     }
 }
 
+/// How many bytes of a packet go to the headers around it (RFC 7348, section 5).
+pub(crate) const fn overhead(vxlan: &Vxlan) -> u32 {
+    const ETHERNET_UDP_AND_VXLAN: u32 = 14 + 8 + 8;
+    match vxlan.local {
+        Some(IpAddr::V6(_)) => 40 + ETHERNET_UDP_AND_VXLAN,
+        _ => 20 + ETHERNET_UDP_AND_VXLAN,
+    }
+}
+
 /// What a new device is asked for with. `None` for what no device here is made with.
 pub(crate) fn made(vxlan: &Vxlan, link: Option<u32>) -> Option<LinkAttribute> {
     if vxlan.decorated {

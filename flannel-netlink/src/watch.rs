@@ -148,6 +148,10 @@ fn push(ready: &mut VecDeque<Changed>, changed: Changed) {
             Changed::Host | Changed::Device(_) | Changed::Down(_) | Changed::Overrun
         )
     };
+    // The kernel says twice that a neighbour is none any more.
+    if matches!(changed, Changed::Gone(_)) && ready.back() == Some(&changed) {
+        return;
+    }
     let mut row = ready.iter().rev().take_while(|said| reason(said));
     let said = reason(&changed)
         && row.any(|said| {

@@ -7,11 +7,16 @@
 
 mod chains;
 mod contract;
-mod contract_probe;
+mod devices;
 mod dropping;
 mod filtering;
+mod link_layer;
+mod many;
 mod namespace;
+mod overlay;
+mod overlay_watching;
 mod programming;
 mod reading;
+mod refusals;
 mod tables;
 mod watching;

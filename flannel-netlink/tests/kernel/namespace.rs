@@ -92,13 +92,17 @@ impl Bench {
     }
 
     pub(crate) fn watch(&self, network: &str) -> Watch {
-        Watch(self.netlink.watch(&scope(network)).unwrap())
+        Watch::of(&self.netlink, &scope(network))
     }
 }
 
 pub(crate) struct Watch(BoxStream<'static, Changed>);
 
 impl Watch {
+    pub(crate) fn of(netlink: &Netlink, scope: &Scope) -> Self {
+        Self(netlink.watch(scope).unwrap())
+    }
+
     pub(crate) async fn next(&mut self) -> Changed {
         let next = tokio::time::timeout(PATIENCE, self.0.next()).await;
         next.expect("an announcement in time").unwrap()

@@ -30,6 +30,7 @@ fn routes_look_to_ip_route_as_they_should() {
 #[test]
 fn nothing_else_on_the_host_is_touched() {
     run(async |bench| {
+        Bench::settle();
         ip("route add 10.5.7.0/24 via 192.168.9.3 table 100");
         ip("-6 route add fd10:5:0:7::/64 via fd00:9::3 table 1000");
         ip("route add 10.5.7.0/24 via 192.168.9.3 proto static metric 9");

@@ -155,6 +155,92 @@ fn a_nexthop_objects_gateway_is_a_default_gateway() {
 }
 
 #[test]
+fn links_have_their_mac_address_and_the_kernel_its_version() {
+    run(async |bench| {
+        ip("link set v0 address 02:00:00:00:00:09");
+        let facts = bench.netlink.facts(&[]).await.unwrap();
+        let link = facts.link(&Bench::uplink()).unwrap();
+        assert_eq!(link.mac, "02:00:00:00:00:09".parse().ok());
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        let kernel = facts.kernel.unwrap();
+        assert!(
+            release.starts_with(&format!("{}.{}", kernel.major, kernel.minor)),
+            "{release}"
+        );
+    });
+}
+
+#[test]
+fn the_reverse_path_is_strict_by_the_larger_of_the_devices_setting_and_that_of_all() {
+    run(async |bench| {
+        let set = |of: &str, value: u8| {
+            let path = format!("/proc/sys/net/ipv4/conf/{of}/rp_filter");
+            std::fs::write(path, value.to_string()).unwrap();
+        };
+        for (all, own, strict) in [
+            (0, 0, false),
+            (1, 0, true),
+            (0, 1, true),
+            (1, 1, true),
+            (2, 1, false),
+            (1, 2, false),
+        ] {
+            set("all", all);
+            set("v0", own);
+            set("v1", 2);
+            let facts = bench.netlink.facts(&[]).await.unwrap();
+            let strict_of = |name| facts.link(&name).unwrap().strict_reverse_path;
+            assert_eq!(strict_of(Bench::uplink()), strict, "all {all}, own {own}");
+            assert!(!strict_of(Bench::other_end()));
+        }
+    });
+}
+
+#[test]
+fn hosts_are_on_a_link_unless_a_route_leads_elsewhere() {
+    run(async |bench| {
+        ip("address add fd00:9::8/64 dev v1 nodad");
+        for route in [
+            "192.168.9.64/26 via 192.168.9.9",
+            "192.168.10.0/24 dev v1",
+            "blackhole 192.168.11.0/24",
+            "unreachable 192.168.12.0/24",
+            "192.168.13.0/24 nexthop via 192.168.9.9 dev v0 nexthop via 192.168.9.8 dev v0",
+            "192.168.14.0/24 via 192.168.9.9 metric 7",
+            "192.168.14.0/24 dev v1 metric 8",
+            "192.168.15.0/24 via 192.168.9.9 tos 8",
+            "192.168.16.0/24 via 192.168.9.9 table 100",
+            "198.51.100.0/24 via 192.168.9.9",
+            "default via 192.168.9.9",
+        ] {
+            ip(&format!("route add {route}"));
+        }
+        ip("nexthop add id 17 dev v1");
+        ip("route add 203.0.113.0/24 nhid 17");
+        let underlay = bench.netlink.facts(&[]).await.unwrap().underlay;
+        let (v0, v1) = (Some(Bench::uplink()), Some(Bench::other_end()));
+        for (address, link) in [
+            ("192.168.9.7", v0),
+            ("192.168.9.70", None),
+            ("192.168.10.7", v1),
+            ("192.168.11.7", None),
+            ("192.168.12.7", None),
+            ("192.168.13.7", None),
+            ("192.168.14.7", None),
+            ("192.168.15.7", v0),
+            ("192.168.16.7", v0),
+            ("198.51.100.7", None),
+            ("203.0.113.7", v1),
+            ("8.8.8.8", None),
+            ("fd00:8::7", None),
+        ] {
+            assert_eq!(underlay.link_of(address.parse().unwrap()), link, "{address}");
+        }
+        assert!(underlay.link_of("fd00:9::7".parse().unwrap()).is_some());
+    });
+}
+
+#[test]
 fn what_the_kernel_cannot_reach_is_left_out() {
     run(async |bench| {
         ip("route add prohibit 198.51.100.0/24");
