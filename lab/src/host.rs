@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,8 +13,11 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::program::lock;
-use crate::topology::{PLAIN, Site, gateways};
-use crate::{Daemon, DaemonOptions, LabError, Namespace, Pod, SubnetEnv, wait_until};
+use crate::topology::{PLAIN, Site};
+use crate::wire::{self, Wire, WireIndex};
+use crate::{
+    Counter, Daemon, DaemonOptions, Families, Family, LabError, Namespace, Pod, SubnetEnv, wait_until,
+};
 
 /// The hosts' interface on the wire, where [`crate::Options`] say no other.
 pub const UPLINK: &str = "eth0";
@@ -30,31 +33,59 @@ pub struct Host {
     site: Arc<Site>,
     namespace: Namespace,
     label: String,
+    wire: WireIndex,
+    /// Where it is seen from elsewhere, if the router says so.
+    public: Option<usize>,
     /// The switch's end of the uplink.
     port: String,
     /// Kept when the uplink is made again, as a network card's is: the neighbours' caches stay right.
     mac: String,
-    addresses: Mutex<Addresses>,
+    settings: Mutex<Settings>,
     pods: AtomicUsize,
     runs: AtomicUsize,
 }
 
+/// What the uplink has, also while it is away.
 #[derive(Clone, Copy, Debug)]
-struct Addresses {
+struct Settings {
     v4: Option<Ipv4Net>,
     v6: Option<Ipv6Net>,
+    mtu: u32,
+}
+
+impl Settings {
+    /// Takes an address in place of that of its family, which is returned.
+    fn replace(&mut self, new: IpNet) -> Option<IpNet> {
+        match new {
+            IpNet::V4(new) => self.v4.replace(new).map(IpNet::V4),
+            IpNet::V6(new) => self.v6.replace(new).map(IpNet::V6),
+        }
+    }
 }
 
 impl Host {
-    pub(crate) fn new(site: Arc<Site>, number: usize, v4: Option<Ipv4Net>, v6: Option<Ipv6Net>) -> Self {
-        let label = format!("host{number}");
+    /// The host of that place in the lab, from 1, with that number on a wire.
+    pub(crate) fn new(
+        site: Arc<Site>,
+        position: usize,
+        (index, wire, number): (WireIndex, &Wire, usize),
+        families: Families,
+    ) -> Self {
+        let label = format!("host{position}");
+        let settings = Settings {
+            v4: families.contains(Family::V4).then(|| index.v4(number)),
+            v6: families.contains(Family::V6).then(|| index.v6(number)),
+            mtu: wire.mtu,
+        };
         Self {
             namespace: site.namespace(&label),
             site,
             label,
-            port: format!("port{number}"),
-            mac: format!("02:00:00:77:01:{number:02x}"),
-            addresses: Mutex::new(Addresses { v4, v6 }),
+            wire: index,
+            public: wire.translated.then_some(position),
+            port: format!("port{position}"),
+            mac: format!("02:00:00:77:01:{position:02x}"),
+            settings: Mutex::new(settings),
             pods: AtomicUsize::new(0),
             runs: AtomicUsize::new(0),
         }
@@ -67,12 +98,32 @@ impl Host {
 
     /// The uplink's IPv4 address, where it has one.
     pub fn ipv4(&self) -> Option<Ipv4Addr> {
-        lock(&self.addresses).v4.map(|net| net.addr())
+        lock(&self.settings).v4.map(|net| net.addr())
     }
 
     /// The uplink's global IPv6 address, where it has one.
     pub fn ipv6(&self) -> Option<Ipv6Addr> {
-        lock(&self.addresses).v6.map(|net| net.addr())
+        lock(&self.settings).v6.map(|net| net.addr())
+    }
+
+    /// The uplink's address of one family, where it has one.
+    pub fn address(&self, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::V4 => self.ipv4().map(IpAddr::from),
+            Family::V6 => self.ipv6().map(IpAddr::from),
+        }
+    }
+
+    /// The address that hosts on other wires see it at, and reach it at, where that is not its own:
+    /// [`Wire::translated`]. The router keeps to the address that the host began with.
+    pub fn public(&self, family: Family) -> Option<IpAddr> {
+        self.address(family)?;
+        self.public.map(|position| wire::public(position, family))
+    }
+
+    /// The next hop of its default route.
+    pub fn gateway(&self, family: Family) -> IpAddr {
+        self.wire.gateway(family)
     }
 
     /// Runs a flanneld here. Any number may run on one host: see [`DaemonOptions::instance`].
@@ -192,18 +243,24 @@ impl Host {
         self.set_up(PLAIN, "", &self.uplink_batch())
     }
 
+    /// Deletes the uplink and makes it again with these addresses, each in place of that of its family.
+    ///
+    /// # Errors
+    /// Those of `ip`.
+    pub fn recreate_uplink_with(&self, addresses: &[IpNet]) -> Result<(), LabError> {
+        self.delete_uplink()?;
+        for address in addresses {
+            lock(&self.settings).replace(*address);
+        }
+        self.make_uplink()
+    }
+
     /// Gives the uplink another address in place of that family's, as a DHCP server may.
     ///
     /// # Errors
     /// Those of `ip`.
     pub fn change_address(&self, new: IpNet) -> Result<(), LabError> {
-        let old = {
-            let mut addresses = lock(&self.addresses);
-            match new {
-                IpNet::V4(new) => addresses.v4.replace(new).map(IpNet::V4),
-                IpNet::V6(new) => addresses.v6.replace(new).map(IpNet::V6),
-            }
-        };
+        let old = lock(&self.settings).replace(new);
         let mut batch = String::new();
         if let Some(old) = old {
             let _ = writeln!(batch, "addr del {old} dev {}", self.uplink());
@@ -211,12 +268,32 @@ impl Host {
         self.set_up(&[], "", &(batch + &self.uplink_batch()))
     }
 
-    /// Cuts the host off the wire behind its back: the carrier stays, packets no longer pass.
+    /// Gives the uplink another MTU, in bytes, and the switch's end of it too. Below 1280 the kernel takes IPv6 away.
+    ///
+    /// # Errors
+    /// Those of `ip`.
+    pub fn change_mtu(&self, mtu: u32) -> Result<(), LabError> {
+        lock(&self.settings).mtu = mtu;
+        let bytes = mtu.to_string();
+        self.site.switch(&format!("link set {} mtu {bytes}", self.port))?;
+        self.ip(&["link", "set", self.uplink(), "mtu", &bytes]).map(drop)
+    }
+
+    /// Counts from now on the packets between this host and its wire that match expressions of nftables, for example
+    /// `udp dport 8472`, or `ip saddr 10.77.0.0/16`. Nothing of it is on the host.
+    ///
+    /// # Errors
+    /// Those of `nft`.
+    pub fn count<const N: usize>(&self, expressions: [&str; N]) -> Result<Counter<N>, LabError> {
+        Counter::new(self.site.switch_namespace(), &self.port, expressions)
+    }
+
+    /// Cuts the host off the wire behind its back, as a broken switch does: the carrier stays, packets no longer pass.
     ///
     /// # Errors
     /// Those of `ip`.
     pub fn partition(&self) -> Result<(), LabError> {
-        self.site.set_connected(&self.port, false)
+        self.site.switch(&format!("link set {} nomaster", self.port))
     }
 
     /// Ends a [`Self::partition`].
@@ -224,12 +301,24 @@ impl Host {
     /// # Errors
     /// Those of `ip`.
     pub fn heal(&self) -> Result<(), LabError> {
-        self.site.set_connected(&self.port, true)
+        let (port, wire) = (&self.port, self.wire.bridge());
+        self.site.switch(&format!("link set {port} master {wire}"))
     }
 
     /// The `ip` line, for the switch, that makes the uplink.
     pub(crate) fn wiring(&self) -> String {
-        self.site.wiring(&self.port, self, &self.mac)
+        let (port, wire, uplink) = (&self.port, self.wire.bridge(), self.uplink());
+        let (mac, name, mtu) = (&self.mac, self.name(), lock(&self.settings).mtu);
+        format!(
+            "link add {port} mtu {mtu} master {wire} up \
+             type veth peer name {uplink} address {mac} mtu {mtu} netns {name}\n"
+        )
+    }
+
+    /// Its own addresses and the public ones that the router turns them into.
+    pub(crate) fn translation(&self) -> impl Iterator<Item = (IpAddr, IpAddr)> {
+        let pair = |family| Some((self.address(family)?, self.public(family)?));
+        [Family::V4, Family::V6].into_iter().filter_map(pair)
     }
 
     pub(crate) fn directory(&self) -> PathBuf {
@@ -238,8 +327,8 @@ impl Host {
 
     /// `ip` lines that bring the uplink up, whatever of it is there already.
     pub(crate) fn uplink_batch(&self) -> String {
-        let Addresses { v4, v6 } = *lock(&self.addresses);
-        let (gateway4, gateway6) = gateways();
+        let Settings { v4, v6, .. } = *lock(&self.settings);
+        let [gateway4, gateway6] = [Family::V4, Family::V6].map(|family| self.gateway(family));
         let uplink = self.uplink();
         let mut batch = String::new();
         // `let _`: writing to a String cannot fail.

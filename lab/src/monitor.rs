@@ -1,4 +1,4 @@
-//! A record of every route change in a namespace, by `ip monitor`.
+//! A record of what changes in a namespace's kernel, by `ip monitor`.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -14,11 +14,30 @@ use crate::{LabError, Namespace, wait_until};
 const MONITOR_DEADLINE: Duration = Duration::from_secs(5);
 /// The legacy group bits of IPv4 and IPv6 routes (`RTMGRP_IPV4_ROUTE`, `RTMGRP_IPV6_ROUTE`, linux/rtnetlink.h).
 const ROUTE_GROUPS: u32 = 0x40 | 0x400;
+/// Begins the line of what went.
+const DELETED: &str = "Deleted ";
+/// What [`KernelMonitor`] listens to. Entries of forwarding databases are told as neighbours.
+const EVERYTHING: &[&str] = &["link", "address", "route", "neigh"];
+
+/// Records changes of devices, addresses, routes, neighbours and forwarding databases until it is stopped or dropped.
+#[derive(Debug)]
+pub struct KernelMonitor {
+    recorder: Recorder,
+}
 
 /// Records route changes until it is stopped or dropped.
 #[derive(Debug)]
-pub struct RouteMonitor {
-    recorder: Recorder,
+pub struct RouteMonitor(KernelMonitor);
+
+/// One change.
+#[derive(Clone, Debug)]
+pub struct KernelEvent {
+    /// When it was read.
+    pub at: Instant,
+    /// Whether the object went; otherwise it came, or was changed.
+    pub deleted: bool,
+    /// The line of `ip monitor`.
+    pub line: String,
 }
 
 /// One change of a route.
@@ -34,50 +53,43 @@ pub struct RouteEvent {
     pub line: String,
 }
 
-impl RouteMonitor {
+impl KernelMonitor {
     pub(crate) fn start(namespace: &Namespace) -> Result<Self, LabError> {
-        let recorder = Recorder::start(command("ip", ["-o", "-n", namespace.name(), "monitor", "route"]))?;
+        Self::of(namespace, EVERYTHING)
+    }
+
+    fn of(namespace: &Namespace, objects: &[&str]) -> Result<Self, LabError> {
+        let arguments = [&["-o", "-n", namespace.name(), "monitor"], objects].concat();
+        let recorder = Recorder::start(command("ip", arguments))?;
         let monitor = Self { recorder };
         // A change before it listens would be missed, and a test that looks for none would see none. It subscribes
         // first and then lists the links by the same socket, throwing away what is announced meanwhile.
         wait_until(
             MONITOR_DEADLINE,
-            format!("the route monitor of {}", namespace.name()),
+            format!("the monitor of {}", namespace.name()),
             || monitor.waits_for_more(),
         )?;
         Ok(monitor)
     }
 
     /// What was read so far. The last changes may still be on their way: [`Self::stop`] has them all.
-    pub fn events(&self) -> Vec<RouteEvent> {
-        self.recorder
-            .lines()
-            .into_iter()
-            .filter_map(RouteEvent::read)
-            .collect()
-    }
-
-    /// The removals among [`Self::events`].
-    pub fn deletes(&self) -> Vec<RouteEvent> {
-        self.events().into_iter().filter(|event| event.deleted).collect()
+    pub fn events(&self) -> Vec<KernelEvent> {
+        self.recorder.lines().into_iter().map(KernelEvent::read).collect()
     }
 
     /// Ends the record and returns everything up to now.
     ///
     /// # Errors
     /// [`LabError::TimedOut`] if the monitor could not keep up.
-    pub fn stop(self) -> Result<Vec<RouteEvent>, LabError> {
-        wait_until(
-            MONITOR_DEADLINE,
-            "the route monitor to write all it was told",
-            || self.waits_for_more(),
-        )?;
-        Ok(self
-            .recorder
-            .stop(Signal::SIGTERM)
-            .into_iter()
-            .filter_map(RouteEvent::read)
-            .collect())
+    pub fn stop(self) -> Result<Vec<KernelEvent>, LabError> {
+        Ok(self.end()?.into_iter().map(KernelEvent::read).collect())
+    }
+
+    fn end(self) -> Result<Vec<Line>, LabError> {
+        wait_until(MONITOR_DEADLINE, "the monitor to write all it was told", || {
+            self.waits_for_more()
+        })?;
+        Ok(self.recorder.stop(Signal::SIGTERM))
     }
 
     /// Whether it has subscribed, has written all it was told, and waits for the next change.
@@ -101,6 +113,31 @@ impl RouteMonitor {
     }
 }
 
+impl RouteMonitor {
+    pub(crate) fn start(namespace: &Namespace) -> Result<Self, LabError> {
+        KernelMonitor::of(namespace, &["route"]).map(Self)
+    }
+
+    /// What was read so far. The last changes may still be on their way: [`Self::stop`] has them all.
+    pub fn events(&self) -> Vec<RouteEvent> {
+        let lines = self.0.recorder.lines().into_iter();
+        lines.filter_map(RouteEvent::read).collect()
+    }
+
+    /// The removals among [`Self::events`].
+    pub fn deletes(&self) -> Vec<RouteEvent> {
+        self.events().into_iter().filter(|event| event.deleted).collect()
+    }
+
+    /// Ends the record and returns everything up to now.
+    ///
+    /// # Errors
+    /// [`LabError::TimedOut`] if the monitor could not keep up.
+    pub fn stop(self) -> Result<Vec<RouteEvent>, LabError> {
+        Ok(self.0.end()?.into_iter().filter_map(RouteEvent::read).collect())
+    }
+}
+
 /// The `Rmem` of the route socket of `pid` that listens to route changes, in the text of `/proc/net/netlink`.
 fn unread_of(sockets: &str, pid: u32) -> Option<u64> {
     sockets.lines().find_map(|line| {
@@ -113,6 +150,16 @@ fn unread_of(sockets: &str, pid: u32) -> Option<u64> {
     })
 }
 
+impl KernelEvent {
+    fn read(Line { at, text }: Line) -> Self {
+        Self {
+            at,
+            deleted: text.starts_with(DELETED),
+            line: text,
+        }
+    }
+}
+
 impl RouteEvent {
     /// Reads a line. One without a destination is no route but a complaint of `ip`, such as that of a link whose peer's
     /// namespace is just being deleted.
@@ -123,7 +170,7 @@ impl RouteEvent {
             Family::V4
         };
         let (deleted, route) = text
-            .strip_prefix("Deleted ")
+            .strip_prefix(DELETED)
             .map_or((false, text.as_str()), |route| (true, route));
         // A type such as `blackhole` or `local` comes before the destination.
         let destination = route

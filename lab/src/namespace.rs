@@ -1,13 +1,13 @@
 //! One network namespace: run programs in it, read and change its routes.
 
 use std::fs::File;
+use std::net::IpAddr;
 use std::path::Path;
-use std::time::Duration;
 
 use ipnet::IpNet;
 use nix::sched::{CloneFlags, setns};
 
-use crate::monitor::RouteMonitor;
+use crate::monitor::{KernelMonitor, RouteMonitor};
 use crate::program::{command, succeed};
 use crate::route::{self, Family, RouteLine};
 use crate::{LabError, Pinger, sweep};
@@ -88,12 +88,29 @@ impl Namespace {
         RouteMonitor::start(self)
     }
 
+    /// Records every change of this namespace's devices, addresses, routes, neighbours and forwarding databases from now
+    /// on.
+    ///
+    /// # Errors
+    /// Those of starting `ip monitor`.
+    pub fn monitor_kernel(&self) -> Result<KernelMonitor, LabError> {
+        KernelMonitor::start(self)
+    }
+
     /// Pings `to` every 10 ms from now on.
     ///
     /// # Errors
     /// Those of starting `ping`.
-    pub fn pinger(&self, to: std::net::IpAddr) -> Result<Pinger, LabError> {
-        Pinger::start(self, to, Duration::from_millis(10))
+    pub fn pinger(&self, to: IpAddr) -> Result<Pinger, LabError> {
+        Pinger::start(self, to, None)
+    }
+
+    /// Pings `to` every 10 ms from now on, with packets as those of [`crate::ping_whole`].
+    ///
+    /// # Errors
+    /// Those of starting `ping`.
+    pub fn pinger_whole(&self, to: IpAddr, bytes: u32) -> Result<Pinger, LabError> {
+        Pinger::start(self, to, Some(bytes))
     }
 
     /// Does `work` on a thread that is in this namespace: a socket that it makes stays here, whoever uses it later.

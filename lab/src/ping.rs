@@ -1,7 +1,8 @@
 //! Pings, once or without end, by iputils' `ping`.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
 
@@ -11,11 +12,15 @@ use crate::{LabError, Namespace, wait_until};
 
 /// Time that `ping` itself gets beyond the deadline it was told, to start and to report.
 const GRACE: Duration = Duration::from_secs(5);
+/// Between two pings.
+const INTERVAL: &str = "0.01";
 /// Sequence numbers wrap here (RFC 792: 16 bits).
 const SEQUENCE_WRAP: u64 = 1 << 16;
+/// What an echo request adds to its data: headers of IPv4, or of IPv6, and of ICMP (RFC 791, 8200, 792, 4443).
+const OVERHEAD: [u32; 2] = [20 + 8, 40 + 8];
 
 /// What became of a series of pings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PingReport {
     /// Requests sent.
     pub sent: u64,
@@ -23,6 +28,8 @@ pub struct PingReport {
     pub received: u64,
     /// Requests without an answer. The very last one does not count: it may have been on its way at the end.
     pub lost: u64,
+    /// When those were sent, or one interval later.
+    pub lost_at: Vec<SystemTime>,
     /// The longest time without a reply, from the first reply on.
     pub longest_gap: Duration,
     /// The quickest round trip.
@@ -39,23 +46,35 @@ pub fn ping(
     count: u32,
     within: Duration,
 ) -> Result<PingReport, LabError> {
-    let from = from.as_ref();
+    ping_with(from.as_ref(), to, &[], count, within)
+}
+
+/// As [`ping`], with packets of so many bytes, IP header included, that nobody on the way may cut into pieces ("don't
+/// fragment").
+///
+/// # Errors
+/// As [`ping`], also where a packet is longer than the way allows.
+pub fn ping_whole(
+    from: impl AsRef<Namespace>,
+    to: IpAddr,
+    bytes: u32,
+    count: u32,
+    within: Duration,
+) -> Result<PingReport, LabError> {
+    ping_with(from.as_ref(), to, &whole(to, bytes), count, within)
+}
+
+fn ping_with(
+    from: &Namespace,
+    to: IpAddr,
+    options: &[String],
+    count: u32,
+    within: Duration,
+) -> Result<PingReport, LabError> {
     let seconds = within.as_secs() + u64::from(within.subsec_nanos() > 0);
-    let (address, count_text, seconds_text) = (to.to_string(), count.to_string(), seconds.max(1).to_string());
-    let words = [
-        "ping",
-        Family::of(to).option(),
-        "-n",
-        "-D",
-        "-O",
-        "-i",
-        "0.01",
-        "-c",
-        &count_text,
-        "-w",
-        &seconds_text,
-        &address,
-    ];
+    let limits = ["-c", &count.to_string(), "-w", &seconds.max(1).to_string()].map(str::to_owned);
+    let words = words(to, INTERVAL, &[options, &limits].concat());
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let output = run(from.command(&words), "", within + GRACE)?;
     let stdout = String::from_utf8_lossy(&output.stdout);
     if !output.status.success() && !stdout.contains(" packets transmitted") {
@@ -79,6 +98,20 @@ pub fn ping(
     Ok(report)
 }
 
+/// The command line, with options before the address.
+fn words(to: IpAddr, interval: &str, options: &[String]) -> Vec<String> {
+    let usual = ["ping", Family::of(to).option(), "-n", "-D", "-O", "-i", interval].map(str::to_owned);
+    let mut words = [&usual, options].concat();
+    words.push(to.to_string());
+    words
+}
+
+/// The options for packets of so many bytes that stay whole.
+fn whole(to: IpAddr, bytes: u32) -> [String; 4] {
+    let data = bytes.saturating_sub(OVERHEAD[usize::from(to.is_ipv6())]);
+    ["-M", "do", "-s", &data.to_string()].map(str::to_owned)
+}
+
 /// Pings until it is stopped, and knows afterwards what was lost.
 #[derive(Debug)]
 pub struct Pinger {
@@ -87,18 +120,11 @@ pub struct Pinger {
 }
 
 impl Pinger {
-    pub(crate) fn start(from: &Namespace, to: IpAddr, interval: Duration) -> Result<Self, LabError> {
-        let interval = format!("{:.3}", interval.as_secs_f64());
-        let words = [
-            "ping",
-            Family::of(to).option(),
-            "-n",
-            "-D",
-            "-O",
-            "-i",
-            &interval,
-            &to.to_string(),
-        ];
+    /// With packets of so many bytes that stay whole, or with ping's own.
+    pub(crate) fn start(from: &Namespace, to: IpAddr, bytes: Option<u32>) -> Result<Self, LabError> {
+        let options = bytes.map_or_else(Vec::new, |bytes| whole(to, bytes).to_vec());
+        let words = words(to, INTERVAL, &options);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
         Ok(Self {
             recorder: Recorder::start(from.command(&words))?,
             to,
@@ -111,13 +137,30 @@ impl Pinger {
     /// [`LabError::TimedOut`].
     pub fn wait_for_replies(&self, count: usize, within: Duration) -> Result<(), LabError> {
         wait_until(within, format!("{count} replies of {}", self.to), || {
-            self.recorder
-                .lines()
-                .iter()
-                .filter(|line| reply(&line.text).is_some())
-                .count()
-                >= count
+            self.replies() >= count
         })
+    }
+
+    /// Waits until `count` more replies have come than there are now.
+    ///
+    /// # Errors
+    /// [`LabError::TimedOut`].
+    pub fn wait_for_more(&self, count: usize, within: Duration) -> Result<(), LabError> {
+        self.wait_for_replies(self.replies() + count, within)
+    }
+
+    fn replies(&self) -> usize {
+        let lines = self.recorder.lines();
+        lines.iter().filter(|line| reply(&line.text).is_some()).count()
+    }
+
+    /// Requests that the next one went out after without an answer, so far. Some may still be answered.
+    pub fn unanswered_so_far(&self) -> usize {
+        let lines = self.recorder.lines();
+        lines
+            .iter()
+            .filter(|line| unanswered(&line.text).is_some())
+            .count()
     }
 
     /// Ends the pings and reports.
@@ -150,10 +193,26 @@ fn reply(line: &str) -> Option<Reply> {
     })
 }
 
+/// The number in `no answer yet for icmp_seq=3`, which `-O` writes when the next request goes out.
+fn unanswered(line: &str) -> Option<u64> {
+    line.split_once("no answer yet for icmp_seq=")?
+        .1
+        .trim()
+        .parse()
+        .ok()
+}
+
 /// The time in brackets that `-D` puts before a line, since the epoch.
 fn stamp(line: &str) -> Option<Duration> {
     let (stamp, _) = line.strip_prefix('[')?.split_once(']')?;
     stamp.parse().ok().map(Duration::from_secs_f64)
+}
+
+/// What a sequence number was before it wrapped: requests come in order but for a few, so that the number nearest to the
+/// `last` one is right.
+fn unwrapped(number: u64, last: u64) -> u64 {
+    let wraps = (last + SEQUENCE_WRAP / 2).saturating_sub(number) / SEQUENCE_WRAP;
+    number + wraps * SEQUENCE_WRAP
 }
 
 fn parse<'a>(lines: impl Iterator<Item = &'a str> + Clone) -> Result<PingReport, LabError> {
@@ -172,14 +231,21 @@ fn parse<'a>(lines: impl Iterator<Item = &'a str> + Clone) -> Result<PingReport,
     let mut fastest: Option<Duration> = None;
     let (mut last_reply, mut last_line): (Option<Duration>, Option<Duration>) = (None, None);
     let mut longest_gap = Duration::ZERO;
+    // By number; an answer may still come.
+    let mut waiting = BTreeMap::new();
+    let mut last_waiting = 0;
     for line in lines {
         let at = stamp(line);
         last_line = at.or(last_line);
+        if let (Some(number), Some(at)) = (unanswered(line), at) {
+            last_waiting = unwrapped(number, last_waiting.max(last_sequence));
+            waiting.insert(last_waiting, at);
+        }
         let Some(reply) = reply(line) else { continue };
         received += 1;
-        // Replies come in order but for a few: the nearest number that fits is the right one.
-        let wraps = (last_sequence + SEQUENCE_WRAP / 2).saturating_sub(reply.sequence) / SEQUENCE_WRAP;
-        last_sequence = last_sequence.max(reply.sequence + wraps * SEQUENCE_WRAP);
+        let sequence = unwrapped(reply.sequence, last_waiting.max(last_sequence));
+        waiting.remove(&sequence);
+        last_sequence = last_sequence.max(sequence);
         fastest = [fastest, reply.round_trip].into_iter().flatten().min();
         if let (Some(before), Some(at)) = (last_reply, at) {
             longest_gap = longest_gap.max(at.saturating_sub(before));
@@ -194,6 +260,7 @@ fn parse<'a>(lines: impl Iterator<Item = &'a str> + Clone) -> Result<PingReport,
         sent,
         received,
         lost: sent.saturating_sub(received + in_flight),
+        lost_at: waiting.into_values().map(|at| UNIX_EPOCH + at).collect(),
         longest_gap,
         fastest,
     })
@@ -221,6 +288,13 @@ mod tests {
              5 packets transmitted, 3 received, +1 duplicates, +1 errors, 40% packet loss, time 50ms\n",
         );
         assert_eq!((report.sent, report.received, report.lost), (5, 3, 2));
+        // Fractions of a second are read as floating point.
+        let lost_at = report
+            .lost_at
+            .iter()
+            .map(|at| at.duration_since(UNIX_EPOCH).unwrap());
+        let micros: Vec<u128> = lost_at.map(|at| at.as_micros()).collect();
+        assert_eq!(micros, [1_700_000_000_130_000]);
         assert!((39..=41).contains(&report.longest_gap.as_millis()), "{report:?}");
         assert_eq!(report.fastest, Some(Duration::from_micros(30)));
     }
@@ -232,6 +306,24 @@ mod tests {
              2 packets transmitted, 1 received, 50% packet loss, time 10ms\n",
         );
         assert_eq!((report.sent, report.lost), (2, 0));
+    }
+
+    #[test]
+    fn a_request_that_is_answered_late_is_not_lost() {
+        let report = parsed(
+            "[1700000000.100000] 64 bytes from 10.0.0.2: icmp_seq=1 ttl=64 time=0.050 ms\n\
+             [1700000000.120000] no answer yet for icmp_seq=2\n\
+             [1700000000.121000] 64 bytes from 10.0.0.2: icmp_seq=2 ttl=64 time=11.0 ms\n\
+             2 packets transmitted, 2 received, 0% packet loss, time 10ms\n",
+        );
+        assert_eq!((report.lost, report.lost_at), (0, Vec::new()));
+    }
+
+    #[test]
+    fn the_bytes_of_a_whole_packet_include_its_headers() {
+        for (to, data) in [("10.0.0.2", "1422"), ("fd00::2", "1402")] {
+            assert_eq!(whole(to.parse().unwrap(), 1450)[3], data);
+        }
     }
 
     #[test]

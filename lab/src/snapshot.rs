@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::path::Path;
 
+use regex::Regex;
+
 use crate::program::{command, succeed};
 use crate::{Family, LabError, Namespace};
 
@@ -136,6 +138,20 @@ impl Snapshot {
     /// The lines of a part; none for one that there is not.
     pub fn part(&self, name: &str) -> &[String] {
         self.parts.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// The same without the lines that match a regular expression: without what is known to be a daemon's own, for
+    /// example.
+    ///
+    /// # Errors
+    /// [`LabError::Text`] if the pattern is none.
+    pub fn without(mut self, pattern: &str) -> Result<Self, LabError> {
+        let own =
+            Regex::new(pattern).map_err(|error| LabError::text("a pattern of lines", error, pattern))?;
+        for lines in self.parts.values_mut() {
+            lines.retain(|line| !own.is_match(line));
+        }
+        Ok(self)
     }
 
     /// What is otherwise in `later`, part by part, with `-` before a line that is gone and `+` before one that came;
@@ -300,6 +316,19 @@ mod tests {
         let after = Snapshot::read("@@ routes\nb\nc\n@@ rules\n1\n2\n");
         assert_eq!(before.diff(&after), "routes:\n  - a\n  + c\n");
         assert_eq!(before.diff(&before.clone()), "");
+    }
+
+    #[test]
+    fn lines_that_are_left_out_make_no_difference() {
+        let look = |links: &str| Snapshot::read(&format!("@@ links\n{links}@@ rules\n1\n"));
+        let own = |snapshot: Snapshot| snapshot.without(r"\bflannel\.1\b").unwrap();
+        let before = own(look("eth0: UP\n"));
+        assert_eq!(before.diff(&own(look("eth0: UP\nflannel.1: UP\n"))), "");
+        assert_eq!(
+            before.diff(&own(look("eth0: UP\nflannel.10: UP\n"))),
+            "links:\n  + flannel.10: UP\n"
+        );
+        assert!(look("").without("(").is_err());
     }
 
     #[test]

@@ -1,33 +1,18 @@
-//! The lab itself: one wire, hosts on it, a directory; made at once and taken down at once.
+//! The lab itself: wires, hosts on them, a directory; made at once and taken down at once.
 
 use std::fs;
-use std::net::{Ipv4Addr, Ipv6Addr};
-use std::ops::RangeInclusive;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::host::{Host, UPLINK};
 use crate::pod::POD_BRIDGE;
 use crate::program::{command, succeed};
-use crate::{LabError, Namespace, sweep};
+use crate::wire::{MAX_WIRES, Wire, WireIndex, translation};
+use crate::{Family, LabError, Namespace, sweep};
 
-/// The wire's IPv4 network: `.1` is the gateway, hosts begin at `.11`.
-pub const WIRE_V4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(192, 168, 77, 0), 24);
-/// The wire's IPv6 network, numbered as [`WIRE_V4`].
-pub const WIRE_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 0), 64);
-/// Hosts that fit on the wire.
+/// Hosts that a lab can have.
 pub const MAX_HOSTS: usize = 200;
-
-/// The number of the first host on the wire.
-const FIRST_HOST: usize = 11;
-/// The numbers that hosts may have.
-const NUMBERS: RangeInclusive<usize> = 2..=254;
-/// The gateway's number.
-const GATEWAY: usize = 1;
-/// The bridge that is the wire, in the switch's namespace.
-const WIRE: &str = "wire";
 
 /// Namespaces forward or not, use addresses at once, and answer whatever way a packet came.
 pub(crate) const FORWARDING: &[(&str, &str)] = &[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")];
@@ -38,6 +23,12 @@ pub(crate) const PLAIN: &[(&str, &str)] = &[
     ("ipv6/conf/all/disable_ipv6", "0"),
     ("ipv6/conf/default/disable_ipv6", "0"),
     ("ipv6/conf/*/accept_dad", "0"),
+];
+/// The switch keeps its router's rules off packets that stay on a wire, and says nothing of shorter ways.
+const SWITCH: &[(&str, &str)] = &[
+    ("bridge/bridge-nf-call-iptables", "0"),
+    ("bridge/bridge-nf-call-ip6tables", "0"),
+    ("ipv4/conf/*/send_redirects", "0"),
 ];
 
 /// Which addresses the hosts have.
@@ -52,12 +43,28 @@ pub enum Families {
     Both,
 }
 
+impl Families {
+    /// Whether this family is among them.
+    pub fn contains(self, family: Family) -> bool {
+        matches!(
+            (self, family),
+            (Self::Both, _) | (Self::V4, Family::V4) | (Self::V6, Family::V6)
+        )
+    }
+
+    /// Each of them, IPv4 first.
+    pub fn each(self) -> impl Iterator<Item = Family> {
+        [Family::V4, Family::V6]
+            .into_iter()
+            .filter(move |family| self.contains(*family))
+    }
+}
+
 /// What lab to make.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The hosts' numbers on the wire, 2 to 254: number 21 has `.21`, or `::21`, and they are named `host1`, `host2`, … in
-    /// this order.
-    pub numbers: Vec<usize>,
+    /// The wires with the hosts on them, which are named `host1`, `host2`, … in this order.
+    pub wires: Vec<Wire>,
     /// Their addresses.
     pub families: Families,
     /// Their interface on the wire.
@@ -69,15 +76,21 @@ pub struct Options {
 }
 
 impl Options {
-    /// So many hosts, at most [`MAX_HOSTS`], with addresses of both families from `.11` on.
+    /// So many hosts on one wire, at most [`MAX_HOSTS`], with addresses of both families from `.11` on.
     pub fn hosts(hosts: usize) -> Self {
-        Self::numbered(FIRST_HOST..FIRST_HOST + hosts)
+        Self::wires([Wire::hosts(hosts)])
     }
 
-    /// Hosts of these numbers, with addresses of both families.
+    /// Hosts of these numbers on one wire, with addresses of both families.
     pub fn numbered(numbers: impl IntoIterator<Item = usize>) -> Self {
+        Self::wires([Wire::numbered(numbers)])
+    }
+
+    /// The hosts of these wires, with addresses of both families, and where there are several wires a router between
+    /// them.
+    pub fn wires(wires: impl IntoIterator<Item = Wire>) -> Self {
         Self {
-            numbers: numbers.into_iter().collect(),
+            wires: wires.into_iter().collect(),
             families: Families::default(),
             uplink: UPLINK.into(),
             pod_bridge: POD_BRIDGE.into(),
@@ -135,10 +148,8 @@ impl Site {
         self.directory.join("store")
     }
 
-    /// The `ip` line, for the switch, that makes a host's uplink.
-    pub(crate) fn wiring(&self, port: &str, host: &Namespace, mac: &str) -> String {
-        let (uplink, name) = (&self.uplink, host.name());
-        format!("link add {port} master {WIRE} up type veth peer name {uplink} address {mac} netns {name}\n")
+    pub(crate) fn switch_namespace(&self) -> &Namespace {
+        &self.switch
     }
 
     /// Runs `ip` in the switch.
@@ -147,19 +158,9 @@ impl Site {
             .ip(&line.split_whitespace().collect::<Vec<_>>())
             .map(drop)
     }
-
-    /// Takes a port off the wire, or puts it back. The host's carrier stays, as it does behind a broken switch.
-    pub(crate) fn set_connected(&self, port: &str, connected: bool) -> Result<(), LabError> {
-        let master = if connected {
-            format!("master {WIRE}")
-        } else {
-            "nomaster".into()
-        };
-        self.switch(&format!("link set {port} {master}"))
-    }
 }
 
-/// Hosts on a wire. Dropping it ends what runs in them and removes namespaces and files; in a test that panics, the
+/// Hosts on wires. Dropping it ends what runs in them and removes namespaces and files; in a test that panics, the
 /// daemons' last words go to standard error first.
 #[derive(Debug)]
 pub struct Lab {
@@ -169,24 +170,14 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Sweeps what killed runs left, then makes the wire and the hosts. Letters and digits of `name` become part of the
+    /// Sweeps what killed runs left, then makes the wires and the hosts. Letters and digits of `name` become part of the
     /// namespaces' names.
     ///
     /// # Errors
     /// [`LabError::NotRoot`], [`LabError::ProgramMissing`], [`LabError::NoNamespaces`], each with its remedy;
     /// [`LabError::NameTaken`] for two labs of one name in one process; those of `ip`.
     pub fn new(name: &str, options: Options) -> Result<Self, LabError> {
-        if options.numbers.len() > MAX_HOSTS {
-            return Err(LabError::TooMany {
-                what: "hosts",
-                wanted: options.numbers.len(),
-                limit: MAX_HOSTS,
-            });
-        }
-        if let Some(number) = options.numbers.iter().find(|number| !NUMBERS.contains(number)) {
-            let reason = format!("they go from {} to {}", NUMBERS.start(), NUMBERS.end());
-            return Err(LabError::text("the number of a host", reason, number.to_string()));
-        }
+        check(&options)?;
         possible()?;
         Self::sweep()?;
         let prefix = sweep::prefix(name);
@@ -229,22 +220,19 @@ impl Lab {
         let create =
             |path: PathBuf| fs::create_dir_all(&path).map_err(|error| LabError::io("make", &path, error));
         create(self.site.store())?;
+        let places = (0..).zip(&options.wires).flat_map(|(index, wire)| {
+            let place = move |number: &usize| (WireIndex(index), wire, *number);
+            wire.numbers.iter().map(place)
+        });
         self.hosts = (1..)
-            .zip(&options.numbers)
-            .map(|(position, number)| {
-                let v4 = (options.families != Families::V6).then(|| on_wire_v4(*number));
-                let v6 = (options.families != Families::V4).then(|| on_wire_v6(*number));
-                Host::new(Arc::clone(&self.site), position, v4, v6)
-            })
+            .zip(places)
+            .map(|(position, place)| Host::new(Arc::clone(&self.site), position, place, options.families))
             .collect();
         let mut namespaces = format!("netns add {}\n", self.site.switch.name());
-        let mut wire = format!(
-            "link set lo up\n\
-             link add {WIRE} address 02:00:00:00:77:01 type bridge mcast_snooping 0\n\
-             addr add {} dev {WIRE}\naddr add {} dev {WIRE} nodad\nlink set {WIRE} up\n",
-            on_wire_v4(GATEWAY),
-            on_wire_v6(GATEWAY)
-        );
+        let mut wire = String::from("link set lo up\n");
+        for (index, options) in (0..).zip(&options.wires) {
+            wire += &WireIndex(index).batch(options.mtu);
+        }
         for host in &self.hosts {
             create(host.directory())?;
             namespaces += &format!("netns add {}\n", host.name());
@@ -260,9 +248,17 @@ impl Lab {
             }
             other => other,
         })?;
+        let routed = options.wires.len() > 1;
+        let forwarding = if routed { FORWARDING } else { NOT_FORWARDING };
         self.site
             .switch
-            .set_up(&[PLAIN, NOT_FORWARDING].concat(), "", &wire)?;
+            .set_up(&[PLAIN, SWITCH, forwarding].concat(), "", &wire)?;
+        let translated: Vec<(IpAddr, IpAddr)> = self.hosts.iter().flat_map(Host::translation).collect();
+        if !translated.is_empty() {
+            self.site
+                .switch
+                .feed(&["nft", "-f", "-"], &translation(&translated))?;
+        }
         for host in &self.hosts {
             host.set_up(
                 &[PLAIN, FORWARDING].concat(),
@@ -292,7 +288,8 @@ impl Lab {
         &self.site.directory
     }
 
-    /// The namespace of the wire's bridge, which is the hosts' default gateway but forwards nothing.
+    /// The namespace of the wires' bridges, which is the hosts' default gateway. It forwards between several wires, and
+    /// nothing where there is one.
     pub fn switch(&self) -> &Namespace {
         &self.site.switch
     }
@@ -335,20 +332,18 @@ fn possible() -> Result<(), LabError> {
     Ok(())
 }
 
-/// The gateway's addresses, which every host has as its default route.
-pub(crate) fn gateways() -> (Ipv4Addr, Ipv6Addr) {
-    (on_wire_v4(GATEWAY).addr(), on_wire_v6(GATEWAY).addr())
-}
-
-fn on_wire_v4(number: usize) -> Ipv4Net {
-    let address = u32::from(WIRE_V4.addr()) + u32::try_from(number).unwrap_or_default();
-    Ipv4Net::new_assert(address.into(), WIRE_V4.prefix_len())
-}
-
-/// The same number as in IPv4, in its decimal digits: host `.11` is `::11`.
-fn on_wire_v6(number: usize) -> Ipv6Net {
-    let digits = u128::from_str_radix(&number.to_string(), 16).unwrap_or_default();
-    Ipv6Net::new_assert((u128::from(WIRE_V6.addr()) + digits).into(), WIRE_V6.prefix_len())
+/// Whether there can be such a lab.
+fn check(options: &Options) -> Result<(), LabError> {
+    let hosts = options.wires.iter().map(|wire| wire.numbers.len()).sum();
+    for (what, wanted, limit) in [
+        ("hosts", hosts, MAX_HOSTS),
+        ("wires", options.wires.len(), MAX_WIRES),
+    ] {
+        if wanted > limit {
+            return Err(LabError::TooMany { what, wanted, limit });
+        }
+    }
+    options.wires.iter().try_for_each(Wire::check)
 }
 
 #[cfg(test)]
@@ -356,19 +351,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_are_numbered_alike_in_both_families() {
-        assert_eq!(on_wire_v4(11).to_string(), "192.168.77.11/24");
-        assert_eq!(on_wire_v6(11).to_string(), "fd00:77::11/64");
-        assert_eq!(
-            on_wire_v6(FIRST_HOST + MAX_HOSTS - 1).to_string(),
-            "fd00:77::210/64"
-        );
-        assert!(WIRE_V4.contains(&on_wire_v4(FIRST_HOST + MAX_HOSTS - 1)));
-    }
-
-    #[test]
-    fn more_hosts_than_the_wire_holds_are_refused() {
+    fn more_hosts_or_wires_than_a_lab_holds_are_refused() {
         let error = Lab::new("crowd", Options::hosts(MAX_HOSTS + 1)).unwrap_err();
         assert!(error.to_string().contains("at most 200"), "{error}");
+        let wires = vec![Wire::hosts(0); MAX_WIRES + 1];
+        let error = Lab::new("wires", Options::wires(wires)).unwrap_err();
+        assert!(error.to_string().contains("at most 16"), "{error}");
     }
 }
