@@ -35,9 +35,8 @@ impl Op {
         }
     }
 
-    /// Whether another object is gone, too, once it has succeeded: everything on a device that was
-    /// removed or had to be made anew, and the neighbours of one whose MAC address was changed
-    /// (`neigh_changeaddr` in the kernel's `net/core/neighbour.c`).
+    /// Whether another object is gone, too, once it has succeeded, as everything is on a device that was
+    /// removed or had to be made anew. One that is changed in place keeps what is on it.
     #[must_use]
     pub fn takes_along(&self, other: &Object) -> bool {
         match self {
@@ -45,11 +44,7 @@ impl Op {
             Self::Replace {
                 from: Object::Device(from),
                 to: Object::Device(to),
-            } => {
-                let is_neighbour = matches!(other, Object::Neighbour(_));
-                let gone = from.is_remade_for(to).is_some() || is_neighbour && from.mac != to.mac;
-                gone && other.rests_on(&to.name)
-            }
+            } => from.is_remade_for(to).is_some() && other.rests_on(&to.name),
             _ => false,
         }
     }

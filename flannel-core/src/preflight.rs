@@ -30,16 +30,17 @@ pub(crate) fn forwarding(config: &NetworkConfig, host: &Host, own: Option<&Subne
             .collect();
         off.dedup();
         let Some(first) = off.first() else { continue };
+        let forwarding = setting("ipv4", first, "forwarding");
+        let accepting = setting("ipv6", &uplink, "accept_ra");
         texts.push(match family {
             Family::V4 => format!(
-                "IPv4 packets that come in by {first} are not forwarded (net.ipv4.conf.{first}.forwarding is 0): \
-                 other hosts' pods and ours do not reach each other; sysctl -w net.ipv4.ip_forward=1 \
-                 net.ipv4.conf.{first}.forwarding=1"
+                "IPv4 packets that come in by {first} are not forwarded ({forwarding} is 0): other hosts' pods and \
+                 ours do not reach each other; sysctl -w net.ipv4.ip_forward=1 {forwarding}=1"
             ),
             Family::V6 => format!(
                 "IPv6 packets are not forwarded (net.ipv6.conf.all.forwarding is 0): other hosts' pods and ours do \
                  not reach each other; sysctl -w net.ipv6.conf.all.forwarding=1 (after \
-                 net.ipv6.conf.{uplink}.accept_ra=2, if {uplink} is set up by router advertisements)"
+                 {accepting}=2, if {uplink} is set up by router advertisements)"
             ),
         });
     }
@@ -54,13 +55,22 @@ pub(crate) fn reverse_path(facts: &HostFacts, devices: &[DeviceName]) -> Option<
         link.is_some_and(|link| link.strict_reverse_path)
     });
     let strict = strict.map(|device| {
+        let filter = setting("ipv4", device, "rp_filter");
         format!(
             "packets that come in by {device} are dropped while a peer is reached another way, as happens with \
-             DirectRouting (net.ipv4.conf.{device}.rp_filter or that of all is 1); \
-             sysctl -w net.ipv4.conf.{device}.rp_filter=2"
+             DirectRouting ({filter} or that of all is 1); sysctl -w {filter}=2"
         )
     });
     join(strict.collect())
+}
+
+/// A setting of a device as sysctl takes it: dots in a device's name are none of its own.
+fn setting(family: &str, device: &DeviceName, name: &str) -> String {
+    if device.as_str().contains('.') {
+        format!("net/{family}/conf/{device}/{name}")
+    } else {
+        format!("net.{family}.conf.{device}.{name}")
+    }
 }
 
 /// That a chain of the packet filter may drop packets from pods to pods.

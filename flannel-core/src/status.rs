@@ -179,6 +179,8 @@ pub enum Reason {
     Uplink(String),
     /// A device of ours, or an address of it, is not there or not as it ought to be.
     Device(String),
+    /// A device of ours works, and has a setting that it ought not to have.
+    DeviceSetting(String),
     /// The backend cannot work on this host, or there is none of the name.
     Backend(String),
     /// No lease is held.
@@ -255,6 +257,7 @@ impl Reason {
             | Self::Subnet(_)
             | Self::Bridge(_)
             | Self::Forwarding(_)
+            | Self::DeviceSetting(_)
             | Self::ReversePath(_)
             | Self::Filter(_)
             | Self::ForwardRules(_)
@@ -280,6 +283,7 @@ impl Reason {
             Self::Config(_) => "config",
             Self::Uplink(_) => "uplink",
             Self::Device(_) => "device",
+            Self::DeviceSetting(_) => "device_setting",
             Self::Backend(_) => "backend",
             Self::Lease(_) => "lease",
             Self::NoSnapshot => "snapshot",
@@ -312,6 +316,7 @@ impl fmt::Display for Reason {
             Self::Config(text)
             | Self::Uplink(text)
             | Self::Device(text)
+            | Self::DeviceSetting(text)
             | Self::Backend(text)
             | Self::Lease(text)
             | Self::Store(text)

@@ -234,9 +234,8 @@ impl Peers {
                 if !owners.contains(&subnet) {
                     owners.push(subnet);
                 }
-                if reconciler.want().get(&id) != Some(&object) {
-                    self.dirty.extend(self.contending.remove(&id).unwrap_or_default());
-                }
+                // Whoever was left out may be older than this one has become.
+                self.dirty.extend(self.contending.remove(&id).unwrap_or_default());
                 reconciler.set_want(id, Some(object));
             }
         }
@@ -271,12 +270,12 @@ impl Peers {
             return false;
         };
         owners.retain(|owner| owner != subnet);
-        if !owners.is_empty() {
-            return false;
+        let nobody = owners.is_empty();
+        if nobody {
+            self.owners.remove(id);
         }
-        self.owners.remove(id);
         self.dirty.extend(self.contending.remove(id).unwrap_or_default());
-        true
+        nobody
     }
 
     fn judge(

@@ -377,12 +377,25 @@ impl World {
             && (self.options.state.is_none() || self.remembered.covers(&self.ownership.scope))
     }
 
+    /// Whether the devices in scope are ours to make: no other daemon of the host has them. Who may not
+    /// have its device takes no lease, so that nobody takes this host for a peer.
+    fn may_have_devices(&self) -> bool {
+        let devices = &self.ownership.scope.devices;
+        self.options.state.is_none()
+            || devices
+                .iter()
+                .all(|device| self.remembered.devices.contains(device))
+    }
+
     /// What to ask of the store.
     pub(super) fn next_request(&mut self, now: Instant) -> Option<Request> {
         let public = self.surroundings.host()?.uplink.public;
         let earlier = || self.peers.earlier(self.options.node, public);
         let before = self.registrar.own().or_else(earlier);
         self.surroundings.publish(before, &mut self.reasons);
+        if self.registrar.own().is_none() && !self.may_have_devices() {
+            return None;
+        }
         let surroundings = &self.surroundings;
         let (config, host, attrs) = (
             surroundings.config()?,

@@ -91,12 +91,31 @@ impl Vxlan {
 }
 
 impl Device {
-    /// Whether it is as `wanted`.
+    /// Whether it is as `wanted`, as far as the kernel tells.
     #[must_use]
     pub fn satisfies(&self, wanted: &Self) -> bool {
-        let asked = wanted.checksum_offload.is_some();
+        let differs = |(is, wanted): (bool, bool)| is != wanted;
+        if self
+            .checksum_offload
+            .zip(wanted.checksum_offload)
+            .is_some_and(differs)
+        {
+            return false;
+        }
         let comparable = Self {
-            checksum_offload: self.checksum_offload.filter(|_| asked),
+            checksum_offload: wanted.checksum_offload,
+            ..self.clone()
+        };
+        comparable == *wanted
+    }
+
+    /// Whether it does what it is wanted for, though a setting may be missing that this kernel, or whoever
+    /// confines this process, does not let us change.
+    #[must_use]
+    pub fn works_as(&self, wanted: &Self) -> bool {
+        let comparable = Self {
+            accepts_advertisements: wanted.accepts_advertisements,
+            checksum_offload: wanted.checksum_offload,
             ..self.clone()
         };
         comparable == *wanted
@@ -127,6 +146,10 @@ impl Device {
         let family = |vxlan: &Vxlan| vxlan.local.map(|local| local.is_ipv6());
         if family(is).is_some() && family(is) != family(wanted) {
             why.push("its packets are of the other address family".to_owned());
+        }
+        // The kernel takes such a change, and does nothing.
+        if is.uplink.is_some() && wanted.uplink.is_none() {
+            why.push("its packets leave by one device and ought to by any".to_owned());
         }
         if is.decorated && !wanted.decorated {
             why.push("it has settings that cannot be changed (see `ip -d link`)".to_owned());

@@ -9,8 +9,8 @@ use super::World;
 use crate::engine::reasons::{NO_LEASE_YET, NOT_IN_PLACE_YET, NOT_WRITTEN_YET};
 use crate::status::LISTED;
 use crate::{
-    Backend, Counters, Failure, LeaseStatus, ObjectId, OpError, PeerCounts, PeerList, PeerState, PerFamily,
-    Reason, Status, StoreContact, SubnetKey,
+    Backend, Counters, Failure, LeaseStatus, Object, ObjectId, OpError, PeerCounts, PeerList, PeerState,
+    PerFamily, Reason, Status, StoreContact, SubnetKey,
 };
 
 /// So long the kernel may be unlike what it ought to be before that counts.
@@ -160,14 +160,7 @@ impl World {
         });
         self.reasons
             .hold(routes, |reason| matches!(reason, Reason::Routes { .. }));
-        let mut failing = self.reconciler.failing();
-        let device = failing.find(|(id, _)| self.base.contains(id) && id.device().is_some());
-        let device = device.map(|(_, error)| error.to_string());
-        drop(failing);
-        self.reasons
-            .hold(self.claim.clone().or(device).map(Reason::Device), |reason| {
-                matches!(reason, Reason::Device(_))
-            });
+        self.judge_devices();
         self.judge_kernel(now);
         self.rules.judge(&mut self.reasons, now);
         let rival = self.registrar.rival(now).map(str::to_owned);
@@ -183,6 +176,26 @@ impl World {
             matches!(reason, Reason::Subnet(_))
         });
         self.reasons.remind(now);
+    }
+
+    fn judge_devices(&mut self) {
+        let (want, have) = (self.reconciler.want(), self.reconciler.have());
+        let works = |id: &ObjectId| match (have.get(id), want.get(id)) {
+            (Some(Object::Device(device)), Some(Object::Device(wanted))) => device.works_as(wanted),
+            _ => false,
+        };
+        let failing = self.reconciler.failing();
+        let failing = failing.filter(|(id, _)| self.base.contains(id) && id.device().is_some());
+        let (settings, broken): (Vec<_>, Vec<_>) = failing.partition(|(id, _)| works(id));
+        let first = |failing: &[(ObjectId, &OpError)]| failing.first().map(|(_, error)| error.to_string());
+        let (setting, broken) = (first(&settings), first(&broken));
+        self.reasons
+            .hold(self.claim.clone().or(broken).map(Reason::Device), |reason| {
+                matches!(reason, Reason::Device(_))
+            });
+        self.reasons.hold(setting.map(Reason::DeviceSetting), |reason| {
+            matches!(reason, Reason::DeviceSetting(_))
+        });
     }
 
     fn judge_kernel(&mut self, now: Instant) {
