@@ -15,6 +15,7 @@
 mod embed;
 mod fit;
 mod flannel;
+mod overlay;
 mod page;
 mod release;
 mod service;
@@ -108,8 +109,25 @@ fn what_is_masqueraded_is_told_alike_everywhere() {
 fn from_flannel() {
     let mut stage = operators_hosts("from_flannel");
     stage.run_until(&page("docs/operate.md"), "## 4. Options and config");
-    flannel::run_flannel(&mut stage);
-    stage.run(&page("docs/from-flannel.md"));
+    flannel::run_flannel(&mut stage, "host-gw");
+    stage.run_until(&page("docs/from-flannel.md"), "## With vxlan");
+}
+
+#[test]
+fn from_flannel_with_vxlan() {
+    let mut stage = operators_hosts("from_flannel_vxlan");
+    stage.run_until(&page("docs/operate.md"), "## 4. Options and config");
+    flannel::run_flannel(&mut stage, "vxlan");
+    let page = page("docs/from-flannel.md");
+    stage.run_until(&page, "## Look before");
+    stage.run_from(&page, "## With vxlan");
+}
+
+#[test]
+fn vxlan() {
+    let mut stage = with_supervisord(operators_hosts("vxlan"));
+    stage.run_until(&page("docs/operate.md"), "## 8. Stop, and what stays");
+    stage.run(&page("docs/vxlan.md"));
 }
 
 #[test]
@@ -118,8 +136,43 @@ fn every_flag_is_in_from_flannel_with_what_becomes_of_it() {
 }
 
 #[test]
-fn every_log_line_in_from_flannel_is_one_of_a_source() {
-    flannel::find_log_lines(&page("docs/from-flannel.md"), "## Log lines");
+fn every_log_line_in_a_table_is_one_of_a_source() {
+    flannel::find_log_lines(&page("docs/from-flannel.md"), "## Log lines", 1);
+    flannel::find_log_lines(&page("docs/vxlan.md"), "### In the log", 0);
+}
+
+#[test]
+fn the_tables_on_vxlan_are_those_of_the_code() {
+    let page = page("docs/vxlan.md");
+    overlay::compare_options(&page, "## Options");
+    overlay::compare_highest_vnis(&page, "## Options");
+    overlay::compare_mtus(&page, "## MTU");
+    overlay::compare_snippets(&page, "## NetworkManager and systemd-networkd");
+}
+
+#[test]
+fn a_reason_in_a_table_means_what_stands_beside_it() {
+    overlay::compare_reasons(&page("docs/vxlan.md"), "## What is put right");
+    overlay::compare_reasons(&page("docs/firewall.md"), "## Watched");
+}
+
+#[test]
+fn every_test_that_compare_names_is_there() {
+    let page = page("docs/compare.md");
+    let rows = page.rows("## VXLAN: flannel in Go, and this");
+    assert!(!rows.is_empty());
+    for (line, cells) in rows {
+        let path = match &page::code_spans(&cells[3])[..] {
+            [test] => format!("flanneld/tests/{}.rs", test.replace(' ', "/")),
+            [suite, krate] => format!("{krate}/tests/{suite}/main.rs"),
+            other => panic!("{}:{line}: {other:?} is no test", page.name),
+        };
+        assert!(
+            page::root().join(&path).is_file(),
+            "{}:{line}: there is no {path}",
+            page.name
+        );
+    }
 }
 
 #[test]
@@ -182,7 +235,8 @@ fn every_page_is_run() {
             "embed.md",
             "firewall.md",
             "from-flannel.md",
-            "operate.md"
+            "operate.md",
+            "vxlan.md"
         ],
         "each page has a test of its own here"
     );

@@ -136,6 +136,15 @@ impl Page {
         Ok(commands)
     }
 
+    /// Where a heading stands.
+    ///
+    /// # Panics
+    /// When it stands nowhere.
+    pub(crate) fn line_of(&self, heading: &str) -> usize {
+        let at = self.text.lines().position(|line| line == heading);
+        at.unwrap_or_else(|| panic!("{}: no {heading:?}", self.name)) + 1
+    }
+
     /// The rows of the tables under a heading, cell by cell, with the line they stand in; headers and rules left out.
     pub(crate) fn rows(&self, heading: &str) -> Vec<(usize, Vec<String>)> {
         let level = heading.chars().take_while(|sign| *sign == '#').count();

@@ -1,6 +1,7 @@
 //! Where pages are run: hosts whose files, services and routes are their own.
 
 use std::fmt::Write as _;
+use std::ops::RangeBounds;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -18,12 +19,17 @@ use crate::systemd::Systemd;
 const SOON: Duration = Duration::from_secs(10);
 
 /// What only looks, and so may be run again until it shows what it should. Everything else has one try.
-const LOOKS: [&str; 13] = [
+const LOOKS: [&str; 18] = [
+    "bridge fdb show",
     "cat /",
     "curl",
     "etcdctl endpoint health",
     "etcdctl get",
     "flanneld status",
+    "ip -4 addr show",
+    "ip -d link show",
+    "ip link show",
+    "ip neigh show",
     "ip netns exec pod ping -c 1",
     "ip route show",
     "iptables -S",
@@ -145,21 +151,25 @@ impl Stage {
     /// # Panics
     /// At the first that does not do what the page says, with where it stands.
     pub(crate) fn run(&mut self, page: &Page) {
-        self.run_lines(page, usize::MAX);
+        self.run_lines(page, ..);
     }
 
     /// Runs those that stand before a heading.
     pub(crate) fn run_until(&mut self, page: &Page, heading: &str) {
-        let line = page.text.lines().position(|line| line == heading);
-        self.run_lines(
-            page,
-            line.unwrap_or_else(|| panic!("{}: no {heading:?}", page.name)),
-        );
+        self.run_lines(page, ..page.line_of(heading));
     }
 
-    fn run_lines(&mut self, page: &Page, end: usize) {
+    /// Runs those that stand behind a heading, to the end of the page.
+    pub(crate) fn run_from(&mut self, page: &Page, heading: &str) {
+        self.run_lines(page, page.line_of(heading)..);
+    }
+
+    fn run_lines(&mut self, page: &Page, lines: impl RangeBounds<usize>) {
         let commands = page.commands().unwrap_or_else(|error| panic!("{error}"));
-        for command in commands.into_iter().filter(|command| command.line <= end) {
+        for command in commands
+            .into_iter()
+            .filter(|command| lines.contains(&command.line))
+        {
             if let Err(problem) = self.try_command(&command) {
                 let mut report = format!("{}:{}: {}\n", page.name, command.line, command.text);
                 let _ = writeln!(

@@ -70,6 +70,27 @@ table inet firewalld {
 END
 }
 
+# A program that has the UDP port of vxlan.
+hold_port() {
+    perl -MIO::Socket::INET -e '$s = IO::Socket::INET->new(Proto => "udp", LocalPort => 8472) or die; sleep 3600' &
+    holder=$!
+    until ss -lun | grep -q :8472; do sleep 0.05; done
+}
+
+BLUE='--etcd-prefix=/coreos.com/blue --subnet-file=/run/flannel/blue.env --route-protocol=71 --subnet= --healthz-port=0'
+
+# A second network of this host, with vxlan.
+begin_blue() {
+    etcdctl put /coreos.com/blue/config '{"Network":"172.8.0.0/16","Backend":{"Type":"vxlan"}}' &&
+    begin blue $BLUE && until grep -q 'routes are in place' blue.log; do sleep 0.05; done
+}
+
+end_blue() {
+    end blue
+    flanneld cleanup $BLUE
+    etcdctl del --prefix /coreos.com/blue
+}
+
 # A flanneld whose log is NAME.log.
 begin() { # NAME FLAGS…
     name=$1

@@ -1,8 +1,12 @@
+use std::sync::Arc;
+
 use flannel_core::{
-    Backend, BackendError, Context, Desired, DeviceName, Hop, Host, Lease, Published, Route, Skip,
+    Backend, BackendError, Context, DataPlane, Desired, DeviceName, Hop, Host, Lease, NetworkConfig,
+    Published, Route, Skip,
 };
 
 /// Sends what is for other hosts into a tunnel that somebody else keeps.
+#[derive(Clone, Copy)]
 pub struct Tunnel {
     pub device: DeviceName,
 }
@@ -12,6 +16,12 @@ impl Backend for Tunnel {
         "tunnel" // "Backend": {"Type": "tunnel"}, and in each lease
     }
 
+    fn configure(&self, _: &NetworkConfig) -> Result<Arc<dyn DataPlane>, BackendError> {
+        Ok(Arc::new(*self)) // It takes no options of the network's.
+    }
+}
+
+impl DataPlane for Tunnel {
     fn mtu(&self, host: &Host) -> u32 {
         host.uplink.mtu - 80
     }
