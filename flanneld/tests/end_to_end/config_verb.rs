@@ -99,10 +99,10 @@ fn a_check_says_what_a_config_means_for_the_network_its_leases_and_this_host() {
     }
     assert!(!said.contains("warning") && !said.contains("note"), "{said}");
 
-    let other = r#"{"Network":"192.168.0.0/16","Backend":{"Type":"vxlan"}}"#;
+    let other = r#"{"Network":"192.168.0.0/16","Backend":{"Type":"wireguard"}}"#;
     let said = verb(&lab, host, &["check", other]).unwrap();
     for line in [
-        "backend   vxlan\nwarning   this flanneld has no backend vxlan: only hosts that run flannel will join\n",
+        "backend   wireguard\nwarning   this flanneld has no backend wireguard: only hosts that run flannel will join\n",
         &format!("warning   1 of them would lie outside: {subnet};"),
         "warning   192.168.77.0/24 cannot be used here: the network 192.168.77.0/24 of eth0 is there\n",
         "note      docker0 has 192.168.21.1/24: this host ought to hold 192.168.21.0/24, pin it with \
@@ -111,12 +111,26 @@ fn a_check_says_what_a_config_means_for_the_network_its_leases_and_this_host() {
     ] {
         assert!(said.contains(line), "{line:?} is not in:\n{said}");
     }
-    let misspelt = r#"{"Network":"10.5.0.0/16","SubnetLenn":26,"Backend":{"Type":"host-gw"}}"#;
-    let said = verb(&lab, host, &["check", misspelt]).unwrap();
-    assert!(
-        said.contains("warning   ") && said.contains("SubnetLenn"),
-        "{said}"
-    );
+    for (misspelt, what) in [
+        (
+            r#"{"Network":"10.5.0.0/16","SubnetLenn":26,"Backend":{"Type":"host-gw"}}"#,
+            "SubnetLenn",
+        ),
+        (
+            r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","DirectRoutng":true}}"#,
+            "DirectRoutng",
+        ),
+        (
+            r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","MTU":500}}"#,
+            "this host cannot join",
+        ),
+    ] {
+        let said = verb(&lab, host, &["check", misspelt]).unwrap();
+        assert!(said.contains("warning   ") && said.contains(what), "{said}");
+    }
+    let wrong = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":16777216}}"#;
+    let said = verb(&lab, host, &["check", wrong]).unwrap_err();
+    assert!(said.to_string().contains("VNI is 16777216"), "{said}");
     let stored = fs::read_to_string(lab.store_dir().join("config")).unwrap();
     assert_eq!(stored, config(Families::V4), "a check writes nothing");
 }

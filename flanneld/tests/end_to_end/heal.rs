@@ -90,8 +90,16 @@ fn a_config_that_turns_bad_while_it_is_used_changes_nothing() {
             "does not give out our subnet",
         ),
         (
+            r#"{"Network":"10.77.0.0/16","Backend":{"Type":"wireguard"}}"#,
+            "unknown backend type: wireguard.*going on with the config as it was",
+        ),
+        (
+            r#"{"Network":"10.77.0.0/16","Backend":{"Type":"vxlan","Port":"8472"}}"#,
+            "Port is .*going on with the config as it was",
+        ),
+        (
             r#"{"Network":"10.77.0.0/16","Backend":{"Type":"vxlan"}}"#,
-            "unknown backend type: vxlan.*going on with the config as it was",
+            "the backend changed from host-gw to vxlan; going on with the config as it was",
         ),
     ] {
         lab.write_config(text).unwrap();
