@@ -87,11 +87,20 @@ impl Ownership {
         Owner::Foreign
     }
 
-    /// Splits a dump into what is ours to change and what is not.
+    /// Splits a dump into what is ours to change and what is not. What is on somebody else's device
+    /// under the name of ours is theirs.
     pub fn split(&self, dump: Vec<Object>, leased: impl Fn(IpNet) -> bool) -> (State, Vec<Object>) {
         let (mut ours, mut foreign) = (State::new(), Vec::new());
+        let mut known = self.clone();
+        known.scope.devices.retain(|name| {
+            let is_theirs = |object: &Object| match object {
+                Object::Device(device) => device.name == *name && !self.is_our_kind(device),
+                _ => false,
+            };
+            !dump.iter().any(is_theirs)
+        });
         for object in dump {
-            match self.owner(&object, &leased) {
+            match known.owner(&object, &leased) {
                 Owner::Ours | Owner::Unmarked => drop(ours.insert(object.id(), object)),
                 Owner::Foreign => foreign.push(object),
             }

@@ -18,14 +18,18 @@ const DOING: &str = "change kernel objects";
 pub(crate) async fn apply(netlink: &Netlink, plan: &[Op]) -> Result<Applied, KernelError> {
     let mut failed = Vec::new();
     let mut first = 0;
+    // Not to be met by what was to be on a device of ours: under its name there may be somebody else's.
+    let mut not_made = Vec::new();
     // What is on a device, or leads over it, is looked up once the device has been made.
     for run in plan.chunk_by(|one, next| !is_device(one) && !is_device(next)) {
         match run {
             [op] if is_device(op) => {
-                let changed = change_device(netlink, op).await?;
-                failed.extend(changed.err().map(|error| (first, error)));
+                if let Err(error) = change_device(netlink, op).await? {
+                    not_made.extend(op.id().device().filter(|_| matches!(op, Op::Add(_))));
+                    failed.push((first, error));
+                }
             }
-            run => change_objects(netlink, run, first, &mut failed).await?,
+            run => change_objects(netlink, run, first, &not_made, &mut failed).await?,
         }
         first += run.len();
     }
@@ -56,9 +60,11 @@ async fn change_objects(
     netlink: &Netlink,
     run: &[Op],
     first: usize,
+    not_made: &[DeviceName],
     failed: &mut Vec<(usize, OpError)>,
 ) -> Result<(), KernelError> {
-    let indices = indices(netlink, run).await?;
+    let mut indices = indices(netlink, run).await?;
+    indices.retain(|device, _| !not_made.contains(device));
     for (chunk, first) in run
         .chunks(REQUESTS_AT_ONCE)
         .zip((first..).step_by(REQUESTS_AT_ONCE))

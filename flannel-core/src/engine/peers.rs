@@ -9,7 +9,6 @@ use tracing::{info, warn};
 
 use super::reconciler::Reconciler;
 use crate::admit::Known;
-use crate::challenge::challenged;
 use crate::choose::shared;
 use crate::{
     Admission, Context, DataPlane, Desired, Lease, Leases, NodeId, ObjectId, PeerList, PeerState, PeerStatus,
@@ -63,13 +62,10 @@ impl Peers {
 
     /// The lease that an earlier run of ours took, or flannel on this host, if the store has one.
     pub(super) fn earlier(&self, me: NodeId, public: PerFamily<IpAddr>) -> Option<&Lease> {
-        let leases = || {
-            let leases = self.leases.iter();
-            leases.filter(|lease| challenged(&lease.attrs).is_none())
-        };
         let flannels = |lease: &&Lease| lease.attrs.node.is_none() && shared(lease, public).is_some();
-        let ours = leases().find(|lease| lease.attrs.node == Some(me));
-        ours.or_else(|| leases().find(flannels))
+        // One that we have challenged is what is left of this host if nobody objects.
+        let ours = self.leases.iter().find(|lease| lease.attrs.node == Some(me));
+        ours.or_else(|| self.leases.iter().find(flannels))
     }
 
     /// Whether exactly this prefix is a subnet of a peer.

@@ -388,12 +388,17 @@ impl Reconciler {
         }
     }
 
-    /// The devices that are not there, and could not be made when last tried.
+    /// The devices that are not there, and could not be made when last tried, or cannot since somebody
+    /// else's has the name.
     fn absent_devices(&self, holds: impl Fn(&Failing) -> bool) -> Vec<DeviceName> {
-        let failing = self.failing.iter().filter(|(id, failing)| {
-            matches!(id, ObjectId::Device(_)) && !self.have.contains_key(id) && holds(failing)
-        });
-        failing.filter_map(|(id, _)| id.device()).collect()
+        let is_device = |id: &ObjectId| matches!(id, ObjectId::Device(_));
+        let failing = self
+            .failing
+            .iter()
+            .filter(|(id, failing)| is_device(id) && !self.have.contains_key(id) && holds(failing));
+        let theirs = self.foreign.iter().map(Object::id).filter(is_device);
+        let all = failing.map(|(id, _)| *id).chain(theirs);
+        all.filter_map(|id| id.device()).collect()
     }
 
     fn plan(&self, now: Instant) -> Plan {

@@ -121,6 +121,7 @@ impl Leftovers {
         if self.subnet_env.is_file() {
             paths.push(self.subnet_env.clone());
         }
+        paths.extend(half_written(&self.subnet_env));
         paths.extend(files(&self.state));
         paths.push(self.state.clone());
         if self.is_last() {
@@ -173,6 +174,26 @@ impl Leftovers {
 fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries.map(|entry| entry.path())
+}
+
+/// What is left of a file where its writer was killed before it gave it its name: see
+/// [`write_atomically`](crate::subnet_env::write_atomically).
+fn half_written(file: &Path) -> Vec<PathBuf> {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let prefix = format!(".{name}.");
+    let is_ours = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let process = name.strip_prefix(&prefix).unwrap_or_default();
+        !process.is_empty() && process.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let mut paths: Vec<PathBuf> = file
+        .parent()
+        .into_iter()
+        .flat_map(entries)
+        .filter(is_ours)
+        .collect();
+    paths.sort();
+    paths
 }
 
 /// The files of a directory, and its sockets.
