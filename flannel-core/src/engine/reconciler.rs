@@ -288,7 +288,12 @@ impl Reconciler {
             return None;
         }
         let audit = self.audits.next(self.audit_wanted, AUDIT_EVERY);
-        let retry = self.failing.values().filter_map(Failing::due);
+        // What is to be on an absent device is tried with that.
+        let absent = self.absent_devices(|_| true);
+        let failing = self.failing.iter();
+        let retry = failing
+            .filter(|(id, _)| !rests_on_any(&absent, self.want.get(id)))
+            .filter_map(|(_, failing)| failing.due());
         let earliest = retry.fold(audit, Instant::min);
         Some(self.not_before.map_or(earliest, |at| at.max(earliest)))
     }

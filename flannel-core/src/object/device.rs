@@ -143,8 +143,9 @@ impl Device {
                 on(wanted.gbp)
             ));
         }
-        let family = |vxlan: &Vxlan| vxlan.local.map(|local| local.is_ipv6());
-        if family(is).is_some() && family(is) != family(wanted) {
+        // Without a local address it is one for IPv4.
+        let is_ipv6 = |vxlan: &Vxlan| vxlan.local.is_some_and(|local| local.is_ipv6());
+        if is_ipv6(is) != is_ipv6(wanted) {
             why.push("its packets are of the other address family".to_owned());
         }
         // The kernel takes such a change, and does nothing.
