@@ -31,14 +31,15 @@ pub enum Owner {
 
 impl Ownership {
     /// Whose an object in a dump is; `leased` tells whether exactly this destination is a current peer's
-    /// subnet. Our devices are ours with the neighbours and forwarding entries on them, and with those
-    /// addresses that lie in our networks: others, such as those of a DHCP client, are the operator's.
+    /// subnet. Our devices are ours with the forwarding entries on them, and with those addresses and
+    /// neighbours that lie in our networks: others, such as those of a DHCP client, are the operator's.
     pub fn owner(&self, object: &Object, leased: impl FnOnce(IpNet) -> bool) -> Owner {
         let ours = match object {
             Object::Route(route) => return self.route_owner(route, leased),
             Object::Device(device) => self.is_our_kind(device),
             Object::Address(address) => self.scope.covers(address.id.net),
-            Object::Forwarding(_) | Object::Neighbour(_) => true,
+            Object::Neighbour(neighbour) => self.scope.covers(neighbour.id.address.into()),
+            Object::Forwarding(_) => true,
         };
         let in_scope = object.id().device().is_some_and(|device| self.scope.has(&device));
         if ours && in_scope {

@@ -204,6 +204,8 @@ pub enum Reason {
         /// The kernel's answer for one of them.
         first: String,
     },
+    /// There are leases of other hosts, and none of them can be a peer.
+    Refused(String),
     /// Routes of somebody else's run into the network.
     Conflicts {
         /// How many.
@@ -262,6 +264,7 @@ impl Reason {
             | Self::Filter(_)
             | Self::ForwardRules(_)
             | Self::RulesUndone(_)
+            | Self::Refused(_)
             | Self::Conflicts { .. } => false,
             Self::Routes { failed, desired, .. } => *failed >= *desired,
             Self::Config(_)
@@ -292,6 +295,7 @@ impl Reason {
             Self::Watch(_) => "watch",
             Self::Host(_) => "host",
             Self::Routes { .. } => "routes",
+            Self::Refused(_) => "refused",
             Self::Conflicts { .. } => "conflicts",
             Self::SubnetEnv(_) => "subnet_env",
             Self::State(_) => "state",
@@ -335,6 +339,7 @@ impl fmt::Display for Reason {
             | Self::Filter(text)
             | Self::Masquerade(text)
             | Self::ForwardRules(text)
+            | Self::Refused(text)
             | Self::RulesUndone(text) => f.write_str(text),
             Self::Routes {
                 failed,

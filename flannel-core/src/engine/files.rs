@@ -93,9 +93,9 @@ impl Files {
         self.env.path.is_none() || self.env.says.is_some() && self.env.says.as_ref() == env
     }
 
-    /// What the next run will know of.
-    pub(super) fn territory(&self) -> Territory {
-        self.territory.says.clone().unwrap_or_default()
+    /// What the next run will know of; `None` while that cannot be changed.
+    pub(super) const fn territory(&self) -> Option<&Territory> {
+        self.territory.says.as_ref()
     }
 
     /// What keeps `subnet.env`, and where we are, from being written.

@@ -178,7 +178,9 @@ impl Engine {
                     self.world.ruled(pods, result, started, Instant::now());
                 }
                 () = self.files.written() => {
-                    self.world.remembered(&self.files.territory());
+                    if let Some(territory) = self.files.territory() {
+                        self.world.remembered(territory);
+                    }
                     let (env, state) = self.files.problems();
                     self.world.files(env, state);
                 }

@@ -68,6 +68,14 @@ impl Peers {
         ours.or_else(|| self.leases.iter().find(flannels))
     }
 
+    /// One of the leases for which the backend can do nothing, and why not.
+    pub(super) fn first_skipped(&self) -> Option<(SubnetKey, &str)> {
+        self.verdicts.iter().find_map(|(subnet, verdict)| match verdict {
+            Verdict::Skipped(why) => Some((*subnet, why.as_str())),
+            _ => None,
+        })
+    }
+
     /// Whether exactly this prefix is a subnet of a peer.
     pub(super) fn is_subnet(&self, net: ipnet::IpNet) -> bool {
         self.leases.overlapping_net(net).any(|lease| {

@@ -17,7 +17,7 @@ use crate::preflight::published_twice;
 use crate::spelling::nearest;
 use crate::{
     Backend, DataPlane, DeviceName, Family, Filter, Host, HostFacts, KernelError, Lease, LeaseAttrs, Leases,
-    Misspelt, NetworkConfig, NodeId, PerFamily, Protected, Reason, UplinkOptions, choose_uplink,
+    Misspelt, NetworkConfig, NodeId, PerFamily, Protected, Reason, Uplink, UplinkOptions, choose_uplink,
 };
 
 /// The host is looked at this often even when it is silent.
@@ -116,6 +116,14 @@ impl Surroundings {
     /// The devices that it makes.
     pub(super) fn devices(&self) -> Vec<DeviceName> {
         self.data_plane().map(DataPlane::devices).unwrap_or_default()
+    }
+
+    /// The devices that it would make by another config; none if that is of no use.
+    pub(super) fn devices_of(&self, config: &NetworkConfig) -> Vec<DeviceName> {
+        let data_plane = self.configure(config);
+        data_plane
+            .map(|data_plane| data_plane.devices())
+            .unwrap_or_default()
     }
 
     fn backend_of(&self, config: &NetworkConfig) -> Option<&dyn Backend> {
@@ -275,16 +283,22 @@ impl Surroundings {
         };
         let families: Vec<Family> = config.ranges.iter().map(|(family, _)| family).collect();
         let current = self.host.as_ref().map(|host| host.uplink);
-        let uplink = match choose_uplink(&self.uplink, facts, &families, current.as_ref()) {
-            Ok(uplink) => uplink,
+        let (uplink, whole) = match choose_uplink(&self.uplink, facts, &families, current.as_ref()) {
+            Ok(uplink) => (uplink, true),
             Err(error) => {
                 self.uplink_lost = true;
                 reasons.set(Reason::Uplink(error.to_string()));
-                return Effect::None;
+                // That one family has no way does not hold up the other.
+                match current.and_then(|current| partly(&self.uplink, facts, &families, current)) {
+                    Some(uplink) if Some(uplink) != current => (uplink, false),
+                    _ => return Effect::None,
+                }
             }
         };
-        let back = std::mem::take(&mut self.uplink_lost);
-        reasons.clear(|reason| matches!(reason, Reason::Uplink(_)));
+        if whole {
+            reasons.clear(|reason| matches!(reason, Reason::Uplink(_)));
+        }
+        let back = whole && std::mem::take(&mut self.uplink_lost);
         if current != Some(uplink) {
             info!(
                 interface = %uplink.device,
@@ -349,6 +363,29 @@ impl Surroundings {
         }
         self.published_over = Some(over);
     }
+}
+
+/// The uplink as it is in the families that have one, and as it was in the others.
+fn partly(
+    options: &UplinkOptions,
+    facts: &HostFacts,
+    families: &[Family],
+    current: Uplink,
+) -> Option<Uplink> {
+    let mut uplink = None;
+    for family in families {
+        let found = choose_uplink(options, facts, &[*family], Some(&current)).ok();
+        let Some(found) = found.filter(|found| found.device == current.device) else {
+            continue;
+        };
+        let partly = uplink.get_or_insert(current);
+        partly.mtu = found.mtu;
+        partly
+            .addresses
+            .set(*family, found.addresses.get(*family).copied());
+        partly.public.set(*family, found.public.get(*family).copied());
+    }
+    uplink
 }
 
 /// That members of the config are as good as not there.

@@ -23,9 +23,9 @@ use crate::ownership::conflicts;
 use crate::status::LISTED;
 use crate::territory::Territory;
 use crate::{
-    Admission, Applied, Backend, Changed, ConfigError, Conflict, Context, DataPlane, Desired, Gap, Host,
-    HostFacts, KernelError, Lease, NetworkConfig, Object, ObjectId, Ownership, PerFamily, Plan, Reason,
-    Route, Scope, StoreError, StoreEvent, SubnetEnv, SubnetStore, Timings, Wish,
+    Admission, Applied, Backend, Changed, ConfigError, Conflict, Context, DataPlane, Desired, DeviceName,
+    Gap, Host, HostFacts, KernelError, Lease, NetworkConfig, Object, ObjectId, Ownership, PerFamily, Plan,
+    Reason, Route, Scope, StoreError, StoreEvent, SubnetEnv, SubnetStore, Timings, Wish,
 };
 
 /// The engine's whole state.
@@ -37,6 +37,8 @@ pub(super) struct World {
     former: Territory,
     /// What the next run will know of.
     remembered: Territory,
+    /// A config whose devices are still to be claimed; until then the one before it is in force.
+    staged: Option<Arc<NetworkConfig>>,
     /// How many full lists the store has shown.
     snapshots: u64,
     /// Whether the store was ever heard from.
@@ -51,7 +53,11 @@ pub(super) struct World {
     /// What is to be there whoever the peers are.
     base: Vec<ObjectId>,
     base_marked: bool,
-    /// The lease that the kernel's state was planned with: kept while another is being taken.
+    /// The first lease that this process held: what the backend published with it stays, whatever others
+    /// make of the store's value.
+    first: Option<Lease>,
+    /// The lease that the kernel's state was planned with, with what the backend publishes: kept while
+    /// another is being taken.
     planned_with: Option<Lease>,
     conflicts: Vec<Conflict>,
     /// Why a device of ours cannot be ours.
@@ -95,6 +101,7 @@ impl World {
             },
             remembered: former.clone(),
             former,
+            staged: None,
             reasons,
             options,
             snapshots: 0,
@@ -106,6 +113,7 @@ impl World {
             rules: Rules::new(None),
             base: Vec::new(),
             base_marked: true,
+            first: None,
             planned_with: None,
             conflicts: Vec::new(),
             claim: None,
@@ -202,15 +210,36 @@ impl World {
     }
 
     fn new_config(&mut self, config: Arc<NetworkConfig>) {
+        if self.is_to_be_claimed(&config) {
+            self.staged = Some(config);
+            return;
+        }
+        self.staged = None;
         let replaced = self
             .surroundings
             .new_config(config, self.registrar.own(), &mut self.reasons);
         let Some(Replaced(before)) = replaced else { return };
         let networks = before.iter().flat_map(|before| before.networks());
         self.former.networks.extend(networks);
-        self.former.devices.extend(&self.ownership.scope.devices);
+        // What was never claimed was never made.
+        let unclaimed = self.options.state.is_none();
+        let claimed = |device: &&DeviceName| unclaimed || self.remembered.devices.contains(device);
+        let devices = self.ownership.scope.devices.iter().filter(claimed);
+        self.former.devices.extend(devices);
         self.scope_anew();
         self.replan();
+    }
+
+    /// Whether a config asks for devices that another daemon of the host may have, while a lease is held
+    /// by the one in force.
+    fn is_to_be_claimed(&self, config: &NetworkConfig) -> bool {
+        let devices = self.surroundings.devices_of(config);
+        self.options.state.is_some()
+            && self.registrar.own().is_some()
+            && self.surroundings.config().is_some()
+            && !devices
+                .iter()
+                .all(|device| self.remembered.devices.contains(device))
     }
 
     /// This network's ranges and devices, then those in and on which something of ours may be left.
@@ -302,9 +331,15 @@ impl World {
         self.peers.let_go(now);
         match self.registrar.own() {
             Some(own) => {
+                self.first.get_or_insert_with(|| own.clone());
+                let mut own = own.clone();
+                if let Some(published) = self.surroundings.attrs() {
+                    own.attrs.backend_data.clone_from(&published.backend_data);
+                    own.attrs.backend_v6_data.clone_from(&published.backend_v6_data);
+                }
                 let same = |planned: &Lease| planned.subnet == own.subnet && planned.attrs == own.attrs;
                 if !self.planned_with.as_ref().is_some_and(same) {
-                    self.planned_with = Some(own.clone());
+                    self.planned_with = Some(own);
                     self.peers.mark_all();
                     self.plan_own_subnet();
                     self.base_marked = true;
@@ -318,6 +353,22 @@ impl World {
             }
         }
         self.plan();
+        self.note_refused();
+    }
+
+    /// Whoever has no peer at all though others are there had better know.
+    fn note_refused(&mut self) {
+        let none = self.peers.admitted == 0 && self.peers.refused > 0;
+        let refused = none.then(|| self.peers.first_skipped()).flatten();
+        let refused = refused.map(|(subnet, why)| {
+            Reason::Refused(format!(
+                "none of the leases of other hosts can be a peer: {} of {} refused, such as {subnet}: {why}",
+                self.peers.refused,
+                self.peers.leases().len()
+            ))
+        });
+        self.reasons
+            .hold(refused, |reason| matches!(reason, Reason::Refused(_)));
     }
 
     fn plan(&mut self) {
@@ -391,7 +442,11 @@ impl World {
     pub(super) fn next_request(&mut self, now: Instant) -> Option<Request> {
         let public = self.surroundings.host()?.uplink.public;
         let earlier = || self.peers.earlier(self.options.node, public);
-        let before = self.registrar.own().or_else(earlier);
+        let before = self
+            .first
+            .as_ref()
+            .or_else(|| self.registrar.own())
+            .or_else(earlier);
         self.surroundings.publish(before, &mut self.reasons);
         if self.registrar.own().is_none() && !self.may_have_devices() {
             return None;
@@ -508,17 +563,36 @@ impl World {
 
     /// What the next run is to know of.
     pub(super) fn territory(&self) -> Option<Territory> {
-        self.scope().map(Territory::from)
+        let mut territory = self.scope().map(Territory::from)?;
+        let staged = self.staged.as_deref();
+        let staged = staged
+            .map(|config| self.surroundings.devices_of(config))
+            .unwrap_or_default();
+        let new = staged
+            .into_iter()
+            .filter(|device| !territory.devices.contains(device));
+        let new: Vec<DeviceName> = new.collect();
+        territory.devices.extend(new);
+        Some(territory)
     }
 
     /// The next run knows of this.
     pub(super) fn remembered(&mut self, territory: &Territory) {
         self.remembered = territory.clone();
+        if let Some(config) = self.staged.take() {
+            self.new_config(config);
+        }
     }
 
     /// What keeps the files from being written, if anything does.
     pub(super) fn files(&mut self, env: Option<String>, state: Option<Unremembered>) {
         let (claim, state) = match state {
+            Some(Unremembered::Taken(text)) if self.staged.is_some() => {
+                self.reasons.set(Reason::ConfigRefused(format!(
+                    "{text}; going on with the config as it was, and trying again"
+                )));
+                (None, None)
+            }
             Some(Unremembered::Taken(text)) => (Some(text), None),
             Some(Unremembered::Unwritten(text)) => (None, Some(text)),
             None => (None, None),
