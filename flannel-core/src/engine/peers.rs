@@ -130,10 +130,13 @@ impl Peers {
         let subnet = lease.subnet;
         self.kept.remove(&subnet);
         // Whoever is here now has taken the place of what is only remembered.
-        let overlapped = |other: &&SubnetKey| other.overlaps(&subnet);
-        let displaced: Vec<SubnetKey> = self.kept.keys().filter(overlapped).copied().collect();
-        for other in displaced {
-            self.delete(&other);
+        if !self.kept.is_empty() {
+            let overlapped = self.leases.overlapping(&subnet).into_iter();
+            let kept = overlapped.filter(|other| self.kept.contains_key(&other.subnet));
+            let displaced: Vec<SubnetKey> = kept.map(|other| other.subnet).collect();
+            for other in displaced {
+                self.delete(&other);
+            }
         }
         let (attrs, created) = (lease.attrs.clone(), lease.created);
         let before = self.leases.insert(lease);
