@@ -7,7 +7,7 @@ AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # How long each fuzz target runs.
 SECONDS ?= 30
 # What the tests run beside flanneld.
-TESTED_WITH := cc protoc ip ping sysctl nft iptables curl bash dash openssl etcd etcdctl supervisord
+TESTED_WITH := cc protoc ip ping sysctl ethtool nft iptables curl bash dash openssl etcd etcdctl supervisord
 
 .PHONY: demo test test-long bench fuzz lint package dist
 

@@ -3,9 +3,10 @@
 use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::process;
 
-use lab::{Families, Family, Pod, Wire, ping};
+use lab::{Families, Family, Wire};
 
 use crate::network::{Network, SOON};
+use crate::pings::assert_all_reached;
 use crate::restart::terminate;
 use crate::told::becomes;
 
@@ -28,10 +29,7 @@ fn network(name: &str, families: Families) -> Network {
 fn assert_all_there(network: &Network) {
     becomes(network.daemon(0), 200, &[]);
     network.check();
-    let pods: Vec<Pod> = network.pods();
-    for address in pods[1].addresses() {
-        ping(&pods[0], address, 3, SOON).unwrap();
-    }
+    assert_all_reached(&network.pods());
 }
 
 /// A program has the port of every address of a family; the device of the other family is not held up.

@@ -5,9 +5,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-use lab::{Daemon, DaemonOptions, Families, Family, Host, KernelEvent, Pinger, Wire, ping};
+use lab::{Daemon, DaemonOptions, Families, Family, Host, KernelEvent, Wire};
 
-use crate::network::{BOTH, Network, SOON, report};
+use crate::network::{BOTH, Network, report};
+use crate::pings::{Pings, assert_all_reached};
 
 /// For each of the two hosts.
 const ROUNDS: usize = 3;
@@ -43,13 +44,7 @@ fn restarted(name: &str, rounds: usize, end: impl Fn(&Daemon)) {
     network.start_all();
     let pods = network.pods();
     let links = |network: &Network| [0, 1].map(|index| network.lab.host(index).links().unwrap());
-    let pingers: Vec<Pinger> = pods[1]
-        .addresses()
-        .map(|address| pods[0].pinger(address).unwrap())
-        .collect();
-    for pinger in &pingers {
-        pinger.wait_for_replies(10, SOON).unwrap();
-    }
+    let pings = Pings::between(&pods[0], &pods[1]);
     let before = (files(&network), links(&network));
     let monitors = [0, 1].map(|index| network.lab.host(index).monitor_kernel().unwrap());
     let mut times = Vec::new();
@@ -66,11 +61,7 @@ fn restarted(name: &str, rounds: usize, end: impl Fn(&Daemon)) {
         let ours: Vec<_> = events.iter().filter(|event| may_be_ours(event)).collect();
         assert!(ours.is_empty(), "{ours:#?}");
     }
-    for pinger in pingers {
-        let pings = pinger.stop().unwrap();
-        println!("{name}: {pings:?}");
-        assert_eq!(pings.lost, 0, "{pings:?}");
-    }
+    pings.assert_lost_at_most(0);
     assert_eq!(
         (files(&network), links(&network)),
         before,
@@ -186,12 +177,7 @@ fn comes_again(name: &str, found: bool, all_lost: &[Lost]) {
     assert_eq!(macs(&network), before, "after a loss of {all_lost:?}");
     // The other host has followed, if there was anything to follow.
     network.check();
-    let pods = network.pods();
-    for (from, to) in [(0, 1), (1, 0)] {
-        for address in pods[to].addresses() {
-            ping(&pods[from], address, 3, SOON).unwrap();
-        }
-    }
+    assert_all_reached(&network.pods());
 }
 
 #[test]

@@ -4,13 +4,14 @@
 mod flannel;
 mod found;
 
-use lab::{BOOT, Host, KernelEvent, Pinger, Pod, RouteLine, Wire, ping};
+use lab::{BOOT, Host, KernelEvent, Pod, RouteLine, Wire};
 
-use crate::network::{BOTH, Network, PROTOCOL, SOON};
+use crate::network::{BOTH, Network, PROTOCOL};
+use crate::pings::{Pings, assert_all_reached};
 use crate::restart::{device, terminate};
 use flannel::{End, Flannel, Release, departed};
 
-/// Of each series of pings, all in all.
+/// Of the pings from one pod to another, all in all.
 const MAY_BE_LOST: u64 = 1;
 
 /// Hosts of flannel with pods on them.
@@ -61,39 +62,6 @@ impl Fleet {
     fn others(&self, index: usize) -> Vec<End> {
         let others = self.indices().filter(|other| *other != index);
         others.flat_map(|other| self.flannel(other).ends()).collect()
-    }
-
-    /// From each pod to the next one, in every family.
-    fn pingers(&self) -> Vec<Pinger> {
-        let next = self.pods.iter().cycle().skip(1);
-        let pingers: Vec<Pinger> = self
-            .pods
-            .iter()
-            .zip(next)
-            .flat_map(|(from, to)| to.addresses().map(|address| from.pinger(address).unwrap()))
-            .collect();
-        for pinger in &pingers {
-            pinger.wait_for_replies(10, SOON).unwrap();
-        }
-        pingers
-    }
-
-    /// Fails unless every pod reaches every other now, and `pingers` have lost at most [`MAY_BE_LOST`] each.
-    #[track_caller]
-    fn assert_held(&self, pingers: Vec<Pinger>) {
-        for (from, to) in self
-            .indices()
-            .flat_map(|from| self.indices().map(move |to| (from, to)))
-        {
-            for address in self.pods[to].addresses() {
-                ping(&self.pods[from], address, 10, SOON).unwrap();
-            }
-        }
-        for pinger in pingers {
-            let pings = pinger.stop().unwrap();
-            println!("{pings:?}");
-            assert!(pings.lost <= MAY_BE_LOST, "{pings:?}");
-        }
     }
 
     /// The routes of a host that lead to subnets over flannel's devices.
@@ -157,12 +125,13 @@ fn taken_over(name: &str, hosts: usize, release: Release) {
         .indices()
         .map(|index| fleet.host(index).monitor_kernel().unwrap())
         .collect();
-    let pingers = fleet.pingers();
+    let pings = Pings::around(&fleet.pods);
     for index in fleet.indices() {
         fleet.network.start(index, &[]);
         fleet.assert_routes(index, PROTOCOL);
     }
-    fleet.assert_held(pingers);
+    assert_all_reached(&fleet.pods);
+    pings.assert_lost_at_most(MAY_BE_LOST);
     assert_eq!(
         (links(&fleet), keys(&fleet)),
         before,
@@ -202,7 +171,7 @@ fn flannel_takes_over_what_we_leave_and_we_what_it_leaves_then() {
     for index in fleet.indices() {
         fleet.network.start(index, &[]);
     }
-    let pingers = fleet.pingers();
+    let pings = Pings::around(&fleet.pods);
     for index in fleet.indices() {
         terminate(fleet.network.daemon(index));
         let flannel = fleet.flannel(index);
@@ -217,7 +186,8 @@ fn flannel_takes_over_what_we_leave_and_we_what_it_leaves_then() {
         fleet.network.start(index, &[]);
         fleet.assert_routes(index, PROTOCOL);
     }
-    fleet.assert_held(pingers);
+    assert_all_reached(&fleet.pods);
+    pings.assert_lost_at_most(MAY_BE_LOST);
     fleet.network.check();
 }
 
@@ -233,6 +203,6 @@ fn a_host_that_reboots_from_flannel_into_ours_keeps_the_mac_addresses_that_its_l
     }
     let after: Vec<String> = fleet.flannel(0).ends().into_iter().map(|end| end.mac).collect();
     assert_eq!(after, before);
-    fleet.assert_held(Vec::new());
+    assert_all_reached(&fleet.pods);
     fleet.network.check();
 }

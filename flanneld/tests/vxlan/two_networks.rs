@@ -7,13 +7,11 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lab::{
-    Daemon, DaemonOptions, Families, Host, KernelEvent, KernelMonitor, Lab, Pinger, Pod, SubnetEnv, Wire,
-    ping,
-};
+use lab::{Daemon, DaemonOptions, Families, Host, KernelEvent, KernelMonitor, Lab, Pod, SubnetEnv, Wire};
 
 use crate::cleanup::{cleanup, flags};
 use crate::network::{Network, SOON, config};
+use crate::pings::{Pings, assert_all_reached};
 use crate::restart::terminate;
 use crate::told::{becomes, becomes_by};
 
@@ -111,36 +109,6 @@ fn of_second(config: &str) -> String {
     config.replace("10.77.", "10.78.").replace("fd77:", "fd78:")
 }
 
-/// From the first host's pod to the second's, in both families.
-fn pingers(pods: &[Pod]) -> Vec<Pinger> {
-    let pingers: Vec<Pinger> = pods[1]
-        .addresses()
-        .map(|address| pods[0].pinger(address).unwrap())
-        .collect();
-    for pinger in &pingers {
-        pinger.wait_for_replies(10, SOON).unwrap();
-    }
-    pingers
-}
-
-#[track_caller]
-fn assert_none_lost(pingers: Vec<Pinger>) {
-    for pinger in pingers {
-        let pings = pinger.stop().unwrap();
-        println!("{pings:?}");
-        assert_eq!(pings.lost, 0, "{pings:?}");
-    }
-}
-
-#[track_caller]
-fn assert_ping(pods: &[Pod]) {
-    for (from, to) in [(0, 1), (1, 0)] {
-        for address in pods[to].addresses() {
-            ping(&pods[from], address, 3, SOON).unwrap();
-        }
-    }
-}
-
 /// The events that are about what a daemon makes in a network.
 fn events_of<'a>(events: &'a [KernelEvent], marks: &[&str]) -> Vec<&'a KernelEvent> {
     let of = |event: &&KernelEvent| {
@@ -175,18 +143,18 @@ fn disturb(second: &Second, daemons: &mut Vec<Daemon>, pods: &[Pod], device: Opt
     let hosts = second.lab.hosts();
     if let Some(device) = device {
         hosts[0].ip(&["link", "del", device]).unwrap();
-        assert_ping(pods);
+        assert_all_reached(pods);
     }
     for (family, network) in [("-4", "10.78.0.0/16"), ("-6", "fd78::/48")] {
         let words = [family, "route", "flush", "root", network, "proto", "70"];
         hosts[1].ip(&words).unwrap();
     }
-    assert_ping(pods);
+    assert_all_reached(pods);
     for daemon in daemons.iter() {
         daemon.kill().unwrap();
     }
     *daemons = second.start();
-    assert_ping(pods);
+    assert_all_reached(pods);
 }
 
 #[test]
@@ -198,9 +166,9 @@ fn two_overlays_of_two_vnis_on_one_port_do_not_disturb_each_other_and_each_is_cl
     let mut daemons = second.start();
     let pods_of_first = first.pods();
     let pods_of_second: Vec<Pod> = hosts.iter().map(|host| second.pod(host)).collect();
-    assert_ping(&pods_of_second);
+    assert_all_reached(&pods_of_second);
 
-    let (pinging, watching) = (pingers(&pods_of_first), monitors(&first.lab));
+    let (pings, watching) = (Pings::around(&pods_of_first), monitors(&first.lab));
     disturb(&second, &mut daemons, &pods_of_second, Some("flannel.2"));
     for (daemon, host) in daemons.iter().zip(hosts) {
         terminate(daemon);
@@ -212,13 +180,13 @@ fn two_overlays_of_two_vnis_on_one_port_do_not_disturb_each_other_and_each_is_cl
         assert!(host.link("flannel.2").unwrap().is_none());
     }
     assert_untouched(watching, FIRST, SECOND);
-    assert_none_lost(pinging);
+    pings.assert_lost_at_most(0);
     first.check();
 
     // The other way round.
     let mut daemons = second.start();
-    assert_ping(&pods_of_second);
-    let (pinging, watching) = (pingers(&pods_of_second), monitors(&first.lab));
+    assert_all_reached(&pods_of_second);
+    let (pings, watching) = (Pings::around(&pods_of_second), monitors(&first.lab));
     for (index, host) in hosts.iter().enumerate() {
         terminate(first.daemon(index));
         let told = cleanup(host, &flags(&first.lab, host, DaemonOptions::INSTANCE)).join("\n");
@@ -229,7 +197,7 @@ fn two_overlays_of_two_vnis_on_one_port_do_not_disturb_each_other_and_each_is_cl
         assert!(host.link("flannel.1").unwrap().is_none());
     }
     assert_untouched(watching, SECOND, FIRST);
-    assert_none_lost(pinging);
+    pings.assert_lost_at_most(0);
     disturb(&second, &mut daemons, &pods_of_second, Some("flannel-v6.2"));
 }
 
@@ -244,9 +212,9 @@ fn two_host_gw_networks_over_one_uplink_do_not_disturb_each_other_and_each_is_cl
     let mut daemons = second.start();
     let pods_of_first = first.pods();
     let pods_of_second: Vec<Pod> = hosts.iter().map(|host| second.pod(host)).collect();
-    assert_ping(&pods_of_second);
+    assert_all_reached(&pods_of_second);
 
-    let (pinging, watching) = (pingers(&pods_of_first), monitors(&first.lab));
+    let (pings, watching) = (Pings::around(&pods_of_first), monitors(&first.lab));
     disturb(&second, &mut daemons, &pods_of_second, None);
     for (daemon, host) in daemons.iter().zip(hosts) {
         terminate(daemon);
@@ -257,8 +225,8 @@ fn two_host_gw_networks_over_one_uplink_do_not_disturb_each_other_and_each_is_cl
         );
     }
     assert_untouched(watching, FIRST, SECOND);
-    assert_none_lost(pinging);
-    assert_ping(&pods_of_first);
+    pings.assert_lost_at_most(0);
+    assert_all_reached(&pods_of_first);
 }
 
 /// A second daemon that cannot have what the first has, until that is gone.
@@ -267,7 +235,7 @@ fn refused(name: &str, options: &str, parts: &[&str], said: &str) {
     first.start_all();
     let pods = first.pods();
     let host = first.lab.host(0);
-    let (pinging, watching) = (pingers(&pods), host.monitor_kernel().unwrap());
+    let (pings, watching) = (Pings::around(&pods), host.monitor_kernel().unwrap());
     let second = Second::new(&first.lab, &second_config(options));
     let daemon = second.launch(host);
     second.becomes(host, &daemon, 503, &[&[r#""reason":"device""#], parts].concat());
@@ -275,7 +243,7 @@ fn refused(name: &str, options: &str, parts: &[&str], said: &str) {
     let events = watching.stop().unwrap();
     let touched = events_of(&events, FIRST);
     assert!(touched.is_empty(), "{touched:#?}");
-    assert_none_lost(pinging);
+    pings.assert_lost_at_most(0);
     first.check();
     becomes(first.daemon(1), 200, &[]);
 

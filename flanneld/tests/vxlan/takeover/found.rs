@@ -1,8 +1,9 @@
 //! What a daemon finds under the name of its device when it starts.
 
-use lab::{Families, Family, Pinger, Wire, wait_until};
+use lab::{Families, Family, Wire, wait_until};
 
 use crate::network::{BOTH, Network, SOON, subnets, time_until};
+use crate::pings::Pings;
 use crate::restart::{device, terminate};
 use crate::told::{becomes, lines_with, settled};
 
@@ -159,19 +160,10 @@ fn routes_over_the_uplink_become_those_of_the_tunnel_without_a_gap() {
             .unwrap();
     }
     let monitor = host.monitor_routes().unwrap();
-    let pingers: Vec<Pinger> = pods[1]
-        .addresses()
-        .map(|address| pods[0].pinger(address).unwrap())
-        .collect();
-    for pinger in &pingers {
-        pinger.wait_for_replies(10, SOON).unwrap();
-    }
+    let pings = Pings::between(&pods[0], &pods[1]);
     network.start(0, &[]);
     network.check();
-    for pinger in pingers {
-        let pings = pinger.stop().unwrap();
-        assert_eq!(pings.lost, 0, "{pings:?}");
-    }
+    pings.assert_lost_at_most(0);
     let events = monitor.stop().unwrap();
     let peers = subnets(network.lab.host(1));
     let touched: Vec<_> = events
