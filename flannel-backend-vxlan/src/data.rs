@@ -34,6 +34,9 @@ impl TunnelEnd {
     /// Reads what stands in a lease: names in any case, no `VNI` accepted. A MAC address that can be no
     /// device's is none.
     pub(crate) fn read(data: &RawValue) -> Result<Self, MemberError> {
+        if let Some(end) = Self::as_written(data.get()) {
+            return Ok(end);
+        }
         let members: Result<Members, _> = serde_json::from_str(data.get());
         let mut members = members.map_err(|_| MemberError::new("it", data.get(), "an object"))?;
         let vni = members.read("VNI", VNI)?;
@@ -41,6 +44,19 @@ impl TunnelEnd {
         let mac = text.parse().ok().filter(|mac: &MacAddress| mac.is_unicast());
         let mac = mac.ok_or_else(|| MemberError::new("VtepMAC", &format!("{text:?}"), MAC))?;
         Ok(Self { vni, mac })
+    }
+
+    /// What stands there in the very form of [`TunnelEnd::to_json`], as in nearly every lease. Ours is read anew
+    /// for each peer, and there may be thousands.
+    fn as_written(json: &str) -> Option<Self> {
+        let (vni, rest) = json.strip_prefix(r#"{"VNI":"#)?.split_once(r#","VtepMAC":""#)?;
+        let is_number =
+            vni.bytes().all(|byte| byte.is_ascii_digit()) && (vni == "0" || !vni.starts_with('0'));
+        let mac: MacAddress = rest.strip_suffix(r#""}"#)?.parse().ok()?;
+        (is_number && mac.is_unicast()).then_some(Self {
+            vni: Some(vni.parse().ok()?),
+            mac,
+        })
     }
 
     /// As flannel writes it.
@@ -138,6 +154,23 @@ mod tests {
         }
         let long = read(&format!(r#"{{"VtepMAC":"{}"}}"#, "x".repeat(10_000))).unwrap_err();
         assert!(long.len() < 300, "{long}");
+    }
+
+    #[test]
+    fn what_is_written_is_read_without_a_look_at_its_members_and_nothing_else_is() {
+        let end = TunnelEnd::new(1, MAC);
+        assert_eq!(TunnelEnd::as_written(end.to_json().unwrap().get()), Some(end));
+        for json in [
+            r#"{"VNI":01,"VtepMAC":"8e:bc:f1:25:6b:a8"}"#,
+            r#"{"VNI":+1,"VtepMAC":"8e:bc:f1:25:6b:a8"}"#,
+            r#"{"VNI":,"VtepMAC":"8e:bc:f1:25:6b:a8"}"#,
+            r#"{"VNI":4294967296,"VtepMAC":"8e:bc:f1:25:6b:a8"}"#,
+            r#"{"VNI":1,"VtepMAC":"00:00:00:00:00:00"}"#,
+            r#"{"VNI":1,"VtepMAC":"00:00:00:00:00:00","VtepMAC":"8e:bc:f1:25:6b:a8"}"#,
+            r#"{"VNI":1,"VtepMAC":"8e:bc:f1:25:6b:a8","VNI":2}"#,
+        ] {
+            assert_eq!(TunnelEnd::as_written(json), None, "{json}");
+        }
     }
 
     #[test]

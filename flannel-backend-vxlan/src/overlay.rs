@@ -79,7 +79,7 @@ impl Overlay {
     }
 
     /// How a peer's subnet of one family is reached; `None` if it has none there. `own` is the MAC address
-    /// of our device.
+    /// of our device, which no peer may have, however it is reached: next time that may be by the tunnel.
     fn way(
         &self,
         context: &Context<'_>,
@@ -94,17 +94,20 @@ impl Overlay {
             *peer.attrs.public.get(family).ok_or_else(|| {
                 format!("it has no public {family} address by which {subnet} could be reached")
             })?;
-        if self.is_direct(context.host, public) {
-            let route = Route::unicast(subnet, Hop::via(public, uplink), context.protocol);
-            return Ok(Some(vec![route.into()]));
-        }
-        let mac = self.end(family, peer)?.mac;
-        if own == Some(&mac) {
+        let end = self.end(family, peer);
+        if let Ok(TunnelEnd { mac, .. }) = &end
+            && own == Some(mac)
+        {
             return Err(format!(
                 "its VtepMAC {mac} is that of this host's {device}, as happens when hosts are copied: on one \
                  of them stop flanneld, delete {device}, the lease and the state directory, and start it again"
             ));
         }
+        if self.is_direct(context.host, public) {
+            let route = Route::unicast(subnet, Hop::via(public, uplink), context.protocol);
+            return Ok(Some(vec![route.into()]));
+        }
+        let mac = end?.mac;
         let address = subnet.network();
         let hop = Hop {
             onlink: true,
@@ -130,7 +133,7 @@ impl Overlay {
             None => Ok(end),
             Some(theirs) => Err(format!(
                 "its VNI is {theirs} and this host's is {}, and so neither could read the other's packets: \
-                 both need the same network config, and a restart after it changed",
+                 both need the same network config",
                 self.options.vni
             )),
         }

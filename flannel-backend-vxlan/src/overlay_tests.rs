@@ -259,7 +259,7 @@ fn a_peer_that_lacks_something_in_one_family_is_left_out_as_a_whole_with_the_rea
             BOTH,
             [r#"{"VNI":2,"VtepMAC":"02:00:00:00:04:07"}"#, SEVENTH[1]],
             "its VNI is 2 and this host's is 1, and so neither could read the other's packets: both need the same \
-             network config, and a restart after it changed"
+             network config"
                 .to_owned(),
         ),
         (
@@ -273,6 +273,21 @@ fn a_peer_that_lacks_something_in_one_family_is_left_out_as_a_whole_with_the_rea
     ] {
         let peer = lease("10.5.7.0/24,fd00:5:0:7::/64", public, data);
         assert_eq!(wanted(&config, &host(&config), &peer), Err(expected));
+    }
+}
+
+#[test]
+fn a_peer_with_our_mac_address_is_left_out_though_it_is_on_the_uplinks_link() {
+    let config = network(DUAL, r#""DirectRouting":true"#);
+    let host = on_link(host(&config));
+    for (data, device) in [
+        ([OWN[0], SEVENTH[1]], "flannel.1"),
+        ([SEVENTH[0], OWN[1]], "flannel-v6.1"),
+    ] {
+        let peer = lease("10.5.7.0/24,fd00:5:0:7::/64", ["192.0.2.7", "2001:db8::7"], data);
+        let why = wanted(&config, &host, &peer).unwrap_err();
+        let words = format!("is that of this host's {device}, as happens when hosts are copied");
+        assert!(why.contains(&words), "{why}");
     }
 }
 

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
+use ipnet::{IpNet, Ipv4Net};
+
 use crate::{Family, Host, Lease, Leases, NetworkConfig, Protected, SubnetKey};
 
 /// Of leases of one set, whether each is a peer.
@@ -38,6 +40,9 @@ pub enum Refusal {
     Covers(String),
     /// It names no address to reach it at, or one at which nobody can be reached.
     BadAddress(Option<IpAddr>, Family),
+    /// It names the address by which all hosts of the uplink's own network are meant (RFC 919), or the network
+    /// itself is.
+    Broadcast(IpAddr, Ipv4Net),
     /// It names this host's own address.
     OurAddress(IpAddr),
     /// This host left it behind: after a change of the network, or a claim whose answer was lost.
@@ -55,6 +60,18 @@ impl fmt::Display for Refusal {
             Self::Covers(what) => write!(f, "it covers {what}"),
             Self::BadAddress(None, family) => write!(f, "it has no public {family} address"),
             Self::BadAddress(Some(address), _) => write!(f, "{address} can be no host's public address"),
+            Self::Broadcast(address, net) => {
+                let what = if *address == net.broadcast() {
+                    "broadcast"
+                } else {
+                    "network"
+                };
+                write!(
+                    f,
+                    "its public address {address} is the {what} address of {net} here, and no host's; give it one of \
+                     its own with --public-ip"
+                )
+            }
             Self::OurAddress(address) => {
                 write!(
                     f,
@@ -95,6 +112,9 @@ impl Admission<'_> {
             let Some(address) = address.filter(reachable) else {
                 return Err(Refusal::BadAddress(address, family));
             };
+            if let Some(net) = self.broadcast_in(address) {
+                return Err(Refusal::Broadcast(address, net));
+            }
             if self.host.uplink.public.get(family) == Some(&address) || self.host.facts.owns(address) {
                 return Err(Refusal::OurAddress(address));
             }
@@ -162,6 +182,18 @@ impl Admission<'_> {
         })
     }
 
+    /// The uplink's network in which an address is the first or the last. Networks of two addresses or one have
+    /// none that is no host's (RFC 3021).
+    fn broadcast_in(&self, address: IpAddr) -> Option<Ipv4Net> {
+        let link = self.host.facts.link(&self.host.uplink.device)?;
+        let nets = link.addresses.iter().filter_map(|own| match own.net {
+            IpNet::V4(net) if net.prefix_len() <= 30 => Some(net.trunc()),
+            _ => None,
+        });
+        let mut nets = nets.filter(|net| address == net.network() || address == net.broadcast());
+        nets.next()
+    }
+
     fn in_network(&self, subnet: &SubnetKey) -> bool {
         let mut parts = self.config.ranges.iter().filter_map(|(family, range)| {
             let net = subnet.net(family)?;
@@ -184,10 +216,14 @@ fn age(lease: &Lease) -> (u64, SubnetKey) {
     (lease.created, lease.subnet)
 }
 
-/// Whether packets can be sent to one host by this address.
+/// Whether packets can be sent to one host by this address. IPv4's above 240.0.0.0 are reserved (RFC 1112,
+/// section 4), and IPv6's that stand for one of IPv4's (RFC 4291, section 2.5.5) are on no wire.
 fn is_host(address: IpAddr) -> bool {
-    let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast() || v4.octets()[0] == 0);
-    !(address.is_unspecified() || address.is_loopback() || address.is_multicast() || broadcast)
+    let is_nobody = match address {
+        IpAddr::V4(v4) => matches!(v4.octets()[0], 0 | 240..),
+        IpAddr::V6(v6) => v6.to_ipv4().is_some(),
+    };
+    !(is_nobody || address.is_unspecified() || address.is_loopback() || address.is_multicast())
 }
 
 #[cfg(test)]

@@ -233,6 +233,11 @@ fn a_peer_must_publish_an_address_at_which_one_host_can_be_reached() {
             Some("255.255.255.255"),
             "255.255.255.255 can be no host's public address",
         ),
+        (Some("240.0.0.1"), "240.0.0.1 can be no host's public address"),
+        (
+            Some("254.255.255.254"),
+            "254.255.255.254 can be no host's public address",
+        ),
         (Some("10.5.2.1"), "10.5.2.1 can be no host's public address"),
         // No rule treats public and private ranges differently.
         (Some("10.5.3.1"), "peer"),
@@ -248,6 +253,49 @@ fn a_peer_must_publish_an_address_at_which_one_host_can_be_reached() {
 }
 
 #[test]
+fn the_first_and_the_last_address_of_the_uplinks_networks_are_no_hosts() {
+    let refused = |address: &str, what: &str, net: &str| {
+        format!(
+            "its public address {address} is the {what} address of {net} here, and no host's; give it one of its own \
+             with --public-ip"
+        )
+    };
+    for (public, expected) in [
+        ("192.0.2.0", refused("192.0.2.0", "network", "192.0.2.0/24")),
+        ("192.0.2.255", refused("192.0.2.255", "broadcast", "192.0.2.0/24")),
+        ("10.77.4.0", refused("10.77.4.0", "network", "10.77.4.0/22")),
+        ("10.77.7.255", refused("10.77.7.255", "broadcast", "10.77.4.0/22")),
+        // Within the larger network, of others and of another device of ours.
+        ("10.77.5.255", "peer".to_owned()),
+        ("10.77.6.0", "peer".to_owned()),
+        ("10.77.8.0", "peer".to_owned()),
+        ("198.51.100.255", "peer".to_owned()),
+        ("172.17.255.255", "peer".to_owned()),
+    ] {
+        let mut lease = lease("10.5.2.0/24");
+        lease.attrs.public.v4 = Some(address(public));
+        assert_eq!(Fixture::v4().verdict(&lease, &[]), expected, "{public}");
+    }
+}
+
+#[test]
+fn networks_of_two_addresses_have_two_hosts() {
+    for (net, other, expected) in [
+        ("192.0.2.1/31", "192.0.2.0", true),
+        ("192.0.2.4/32", "192.0.2.5", true),
+        ("192.0.2.1/30", "192.0.2.3", false),
+    ] {
+        let mut fixture = Fixture::v4();
+        let facts = Arc::make_mut(&mut fixture.host.facts);
+        facts.links[0].addresses[0].net = net.parse().unwrap();
+        let mut lease = lease("10.5.2.0/24");
+        lease.attrs.public.v4 = Some(address(other));
+        let verdict = fixture.verdict(&lease, &[]);
+        assert_eq!(verdict == "peer", expected, "{net} {other}: {verdict}");
+    }
+}
+
+#[test]
 fn an_ipv6_address_is_held_to_the_same_rules() {
     for (public, expected) in [
         (None, "it has no public IPv6 address"),
@@ -258,6 +306,13 @@ fn an_ipv6_address_is_held_to_the_same_rules() {
             Some("fd00:5:0:2::7"),
             "fd00:5:0:2::7 can be no host's public address",
         ),
+        (
+            Some("::ffff:192.0.2.2"),
+            "::ffff:192.0.2.2 can be no host's public address",
+        ),
+        (Some("::192.0.2.2"), "::c000:202 can be no host's public address"),
+        (Some("64:ff9b::192.0.2.2"), "peer"),
+        (Some("2001:db8::"), "peer"),
         (Some("fe80::2"), "peer"),
         (Some("fd00::7"), "peer"),
         (Some("2001:db8::2"), "peer"),

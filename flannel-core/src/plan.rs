@@ -5,7 +5,8 @@ use crate::{Object, ObjectId, State};
 /// One change of the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
-    /// Make an object where there is none. Never replaces one.
+    /// Make an object where there is none. Never replaces one, but a neighbour or a forwarding entry on a
+    /// device of ours, where the kernel may have put one of its own.
     Add(Object),
     /// Turn an object that a dump showed to be ours into another, in one step.
     Replace {

@@ -144,6 +144,13 @@ pub(crate) fn removed(index: u32) -> LinkMessage {
     message
 }
 
+/// The same for one whose index is not known yet.
+pub(crate) fn removed_by_name(name: DeviceName) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.attributes = vec![LinkAttribute::IfName(name.to_string())];
+    message
+}
+
 fn mac(mac: MacAddress) -> LinkAttribute {
     LinkAttribute::Address(mac.0.to_vec())
 }

@@ -19,6 +19,10 @@ use crate::{dump, facts, neighbour, port_holder, sysctl, vxlan};
 
 const DOING: &str = "change a device";
 
+/// The longest packet of a device that is only tried out: with less than 1280 bytes (RFC 8200, section 5)
+/// it is given no IPv6 address.
+const TRIAL_MTU: u32 = 1279;
+
 /// What came of an operation, if the kernel answered.
 type Changed = Result<Result<(), OpError>, KernelError>;
 
@@ -52,11 +56,7 @@ impl Changer<'_> {
             let reason = "devices of such a kind, or with such settings, are not made here";
             return Ok(Err(refusal(op, OpErrorKind::Other, reason)));
         };
-        let request = Request {
-            message: RouteNetlinkMessage::NewLink(message),
-            flags: NLM_F_CREATE | NLM_F_EXCL,
-        };
-        if let Some((_, failure)) = self.socket.change(DOING, &[request])?.pop() {
+        if let Some((_, failure)) = self.socket.change(DOING, &[make(message)])?.pop() {
             return self.explain(op, device, &failure).map(Err);
         }
         self.finish(op, device)
@@ -88,6 +88,9 @@ impl Changer<'_> {
             None => return self.add(op, to),
         };
         if from.is_remade_for(to).is_some() {
+            if let Err(error) = self.try_out(op, &seen, to, link)? {
+                return Ok(Err(error));
+            }
             return match self.delete(op, &seen)? {
                 Ok(()) => self.add(op, to),
                 Err(error) => Ok(Err(error)),
@@ -118,6 +121,56 @@ impl Changer<'_> {
         }
         // With its MTU a device may have begun to do IPv6, as by default.
         self.finish(op, to)
+    }
+
+    /// Whether a device could be made in the place of one that there is, with all that is on it: its port may
+    /// be held, or its identifier be another's. Made under another name and removed again, by one datagram: we
+    /// may end at any time.
+    fn try_out(&mut self, op: &Op, seen: &SeenDevice, to: &Device, link: Option<u32>) -> Changed {
+        let Some(wanted) = vxlan(to) else {
+            return Ok(Ok(()));
+        };
+        let now = seen.named(&Names::default(), None);
+        if let Some(now) = vxlan(&now) {
+            if is_told_alike(now, wanted) {
+                return Ok(Ok(()));
+            }
+            // What the device itself is in the way of can be told only by looking.
+            if port_holder::is_held_unlike(seen, wanted) {
+                let others = self.others(to.name)?;
+                if !others
+                    .iter()
+                    .any(|other| port_holder::is_held_unlike(other, wanted))
+                {
+                    return Ok(Ok(()));
+                }
+                let failure = Failure {
+                    errno: Errno::EADDRINUSE,
+                    text: None,
+                };
+                return self.explain(op, to, &failure).map(Err);
+            }
+        }
+        let trial = Device {
+            name: trial_name(seen.index()),
+            mtu: to.mtu.min(TRIAL_MTU),
+            ..to.clone()
+        };
+        let question = link::question(Some(&trial.name));
+        let taken = self.socket.ask(DOING, question, link::decode)?.is_ok();
+        let Some(made) = device::made(&trial, link).filter(|_| !taken) else {
+            return Ok(Ok(()));
+        };
+        let remove = Request {
+            message: RouteNetlinkMessage::DelLink(device::removed_by_name(trial.name)),
+            flags: 0,
+        };
+        let requests = [make(made), remove];
+        match self.socket.change(DOING, &requests)?.into_iter().next() {
+            Some((0, failure)) => self.explain(op, to, &failure).map(Err),
+            Some((_, failure)) => Ok(Err(refusal::error(op, &failure))),
+            None => Ok(Ok(())),
+        }
     }
 
     fn put_back(&mut self, neighbours: &[Neighbour], index: u32) -> Result<(), KernelError> {
@@ -212,7 +265,7 @@ impl Changer<'_> {
     fn explain(&mut self, op: &Op, device: &Device, failure: &Failure) -> Result<OpError, KernelError> {
         let reason = match failure.errno {
             Errno::EADDRINUSE => self.port_reason(device)?,
-            Errno::EEXIST => self.exists_reason(device)?,
+            Errno::EEXIST => self.exists_reason(op, device)?,
             Errno::EINVAL => self.mtu_reason(device)?,
             _ => None,
         };
@@ -229,13 +282,13 @@ impl Changer<'_> {
         Ok(Some(holder.told(vxlan.port)))
     }
 
-    fn exists_reason(&mut self, device: &Device) -> Result<Option<String>, KernelError> {
+    fn exists_reason(&mut self, op: &Op, device: &Device) -> Result<Option<String>, KernelError> {
         if let Some(seen) = self.look_up(device.name)? {
             let now = seen.named(&Names::default(), None);
             let what = match &now.kind {
                 DeviceKind::Other(kind) if kind.is_empty() => "a network card".to_owned(),
                 DeviceKind::Other(kind) => format!("a device of the kind {kind}"),
-                DeviceKind::Vxlan(_) => return Ok(Some("somebody else has just made it".to_owned())),
+                DeviceKind::Vxlan(_) => return self.twin_reason(device, matches!(op, Op::Add(_))),
                 _ => "a device of another kind".to_owned(),
             };
             let name = device.name;
@@ -243,20 +296,38 @@ impl Changer<'_> {
                 "{name} is {what}: rename it, or remove it with `ip link del {name}`"
             )));
         }
+        self.twin_reason(device, false)
+    }
+
+    /// About a VXLAN device whose identifier another has, or whose name one may have `just_made` its own.
+    fn twin_reason(&mut self, device: &Device, just_made: bool) -> Result<Option<String>, KernelError> {
         let Some(wanted) = vxlan(device) else {
             return Ok(None);
         };
+        let (vni, port) = (wanted.vni, wanted.port);
         let others = self.others(device.name)?;
-        let twin = others.iter().find(|other| {
-            let other = other.named(&Names::default(), None);
-            vxlan(&other).is_some_and(|other| (other.vni, other.port) == (wanted.vni, wanted.port))
+        let mut others = others.iter().map(|other| other.named(&Names::default(), None));
+        let twin = others.find_map(|other| {
+            let found = vxlan(&other)?;
+            let ours = other.mac == device.mac && found.local == wanted.local;
+            ((found.vni, found.port) == (vni, port)).then_some((other.name, ours))
         });
-        Ok(twin.map(|twin| {
-            let (vni, port, name) = (wanted.vni, wanted.port, twin.name());
-            format!(
-                "{name} has VNI {vni} on port {port}: remove it with `ip link del {name}`, or set another VNI or Port \
-                 in the network config, for all nodes"
-            )
+        let otherwise = "or set another VNI or Port in the network config, for all nodes";
+        Ok(Some(match twin {
+            Some((name, true)) => format!(
+                "{name} is this device under another name: give it back its own, with all that is on it, with \
+                 `ip link set {name} name {}` (before Linux 6.2 only while it is down)",
+                device.name
+            ),
+            Some((name, false)) => format!(
+                "{name} has VNI {vni} on port {port}: remove it with `ip link del {name}`, {otherwise}"
+            ),
+            None if just_made => "somebody else has just made it".to_owned(),
+            None => format!(
+                "a device that was made here and is in another network namespace has VNI {vni} on port {port}: find \
+                 it with `ip -all netns exec ip -d link show type vxlan`, or in the namespaces that `lsns -t net` \
+                 lists, and remove it there, {otherwise}"
+            ),
         }))
     }
 
@@ -280,6 +351,13 @@ impl Changer<'_> {
     }
 }
 
+const fn make(message: LinkMessage) -> Request {
+    Request {
+        message: RouteNetlinkMessage::NewLink(message),
+        flags: NLM_F_CREATE | NLM_F_EXCL,
+    }
+}
+
 fn change(message: LinkMessage) -> Request {
     Request {
         message: RouteNetlinkMessage::NewLink(message),
@@ -294,6 +372,19 @@ fn is_the_same(seen: &SeenDevice, before: &Device) -> bool {
         (Some(now), Some(before)) => (now.vni, now.port) == (before.vni, before.port),
         _ => now.kind == before.kind,
     }
+}
+
+/// Whether the kernel tells the packets of the device that there is and of the one in its place apart by nothing,
+/// as far as is known: then it has what the other needs, and would be in its way.
+fn is_told_alike(now: &Vxlan, wanted: &Vxlan) -> bool {
+    let is_ipv6 = |vxlan: &Vxlan| vxlan.local.is_some_and(|local| local.is_ipv6());
+    let read_alike = now.gbp == wanted.gbp && is_ipv6(now) == is_ipv6(wanted);
+    (now.vni, now.port) == (wanted.vni, wanted.port) && (now.decorated || read_alike)
+}
+
+fn trial_name(index: u32) -> DeviceName {
+    #[expect(clippy::expect_used, reason = "at most 15 letters and digits")]
+    format!("fltry{index}").parse().expect("a device name")
 }
 
 fn another(op: &Op, seen: &SeenDevice) -> OpError {

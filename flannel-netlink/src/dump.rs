@@ -123,8 +123,8 @@ fn routes(
     let mut seen = Vec::new();
     for family in Family::ALL {
         if scope.networks.iter().any(|net| Family::of_net(*net) == family) {
-            let covered = |route: &route::SeenRoute| scope.covers(route.id.destination);
-            seen.extend(facts::routes(socket, family, covered)?);
+            let covered = |route: &route::Glance| scope.covers(route.destination);
+            seen.extend(facts::routes(socket, family, covered, Some)?);
         }
     }
     let mut routes = seen.iter().map(|route| route.named(names)).collect::<Vec<_>>();

@@ -1,19 +1,20 @@
 //! Facts about the host: what is asked of the kernel, and how its answers are put together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 
 use flannel_core::{
     DefaultRoute, Family, HostFacts, KernelError, KernelRelease, Link, Reached, Underlay, Unforwarded,
 };
+use ipnet::IpNet;
 use netlink_packet_core::DecodeError;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage};
 
 use crate::link::{self, Names, Settings};
 use crate::reply::Failure;
-use crate::route::{self, SeenRoute, address_family};
+use crate::route::{self, Glance, SeenRoute, address_family};
 use crate::socket::RequestSocket;
 use crate::{address, all_devices, resolv};
 
@@ -26,6 +27,33 @@ pub(crate) struct Elsewhere {
     /// Whether IPv6 packets are forwarded, where that is known.
     pub(crate) v6_forwarding: Option<bool>,
     pub(crate) kernel: Option<KernelRelease>,
+}
+
+/// Networks, among which one that contains another is found without a look at each.
+#[derive(Debug, Default)]
+struct Nets {
+    lengths: BTreeSet<u8>,
+    nets: BTreeSet<IpNet>,
+}
+
+impl Nets {
+    fn contain(&self, net: IpNet) -> bool {
+        let mut shorter = self.lengths.range(..=net.prefix_len());
+        shorter.any(|length| {
+            let around = IpNet::new(net.addr(), *length);
+            around.is_ok_and(|around| self.nets.contains(&around.trunc()))
+        })
+    }
+}
+
+impl FromIterator<IpNet> for Nets {
+    fn from_iter<T: IntoIterator<Item = IpNet>>(nets: T) -> Self {
+        let nets: BTreeSet<IpNet> = nets.into_iter().collect();
+        Self {
+            lengths: nets.iter().map(IpNet::prefix_len).collect(),
+            nets,
+        }
+    }
 }
 
 /// Asks for everything of which route netlink knows.
@@ -68,7 +96,18 @@ pub(crate) fn gather(
     let names = links.iter().cloned().collect::<Names>();
     let (mut default_routes, mut underlay) = (Vec::new(), Underlay::default());
     for family in Family::ALL {
-        for route in routes(socket, family, |route| route.id.tos == 0)? {
+        // A host may have many routes behind gateways. Those to where no link is are of no concern, and so they
+        // are passed over in a second look, and never kept.
+        let direct = |route: &Glance| !route.has_gateway;
+        let on_links: Nets = routes(socket, family, direct, destination_on_link)?
+            .into_iter()
+            .collect();
+        let concerns = |route: &Glance| {
+            let destination = route.destination;
+            destination.prefix_len() == 0 || on_links.contain(destination)
+        };
+        let plain = |route: SeenRoute| (route.id.tos == 0).then_some(route);
+        for route in routes(socket, family, concerns, plain)? {
             default_routes.extend(default_route(&route, &names));
             let on_link = route.on_link().map(|index| names.of(index));
             underlay.insert(route.id.destination, route.id.metric, on_link);
@@ -108,12 +147,13 @@ pub(crate) fn seen_links<T>(
     links.map_err(refused(doing))
 }
 
-/// The entries of table main that are `wanted`, in the kernel's order.
-pub(crate) fn routes(
+/// What is `read` out of the entries of table main that are `wanted` at a glance, in the kernel's order.
+pub(crate) fn routes<T>(
     socket: &mut RequestSocket,
     family: Family,
-    wanted: impl Fn(&SeenRoute) -> bool,
-) -> Result<Vec<SeenRoute>, KernelError> {
+    wanted: impl Fn(&Glance) -> bool,
+    read: impl Fn(SeenRoute) -> Option<T>,
+) -> Result<Vec<T>, KernelError> {
     let doing = "list the routes";
     let mut message = RouteMessage::default();
     message.header.address_family = address_family(family);
@@ -121,8 +161,12 @@ pub(crate) fn routes(
     let table = RouteNetlinkMessage::GetRoute(message);
     // Old kernels do not filter, and one without IPv6 answers with what it has.
     let routes = socket.dump(doing, &table, |payload| {
+        if !route::glance(payload)?.is_some_and(|route| wanted(&route)) {
+            return Ok(None);
+        }
         let route = route::decode(payload)?;
-        Ok(route.filter(|route| route.family() == family && route.is_entry() && wanted(route)))
+        let route = route.filter(|route| route.family() == family && route.is_entry());
+        Ok(route.and_then(&read))
     })?;
     match routes {
         // The table is made with its first route.
@@ -164,6 +208,10 @@ fn look_up(
             device: names.of(hop.device),
             source,
         }))
+}
+
+fn destination_on_link(route: SeenRoute) -> Option<IpNet> {
+    (route.id.tos == 0 && route.on_link().is_some()).then_some(route.id.destination)
 }
 
 fn default_route(route: &SeenRoute, names: &Names) -> Option<DefaultRoute> {

@@ -152,6 +152,11 @@ impl RouteProgrammer for Netlink {
     /// An IPv4 route with metric 0 is removed by its other properties: the kernel takes 0 for "any metric".
     /// Of neighbours it compares the address alone, and of devices the kind, and for VXLAN the identifier and
     /// the port, are compared here.
+    ///
+    /// An added neighbour or forwarding entry takes the place of one that is there, as nothing else does: all that
+    /// is on a device of ours is ours, and the kernel itself may have put one there, for an address that it has
+    /// asked for in vain, or learned one from a packet. Refused, the peer would be out of reach until the next
+    /// look.
     async fn apply(&self, plan: &[Op]) -> Result<Applied, KernelError> {
         apply::apply(self, plan).await
     }

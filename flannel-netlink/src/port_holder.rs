@@ -38,11 +38,7 @@ pub(crate) enum Holder {
 pub(crate) fn find(namespace: &Namespace, wanted: &Vxlan, devices: &[SeenDevice]) -> Holder {
     let others: Vec<(&SeenDevice, Vxlan)> = devices
         .iter()
-        .filter_map(|device| match &device.kind {
-            SeenKind::Vxlan(vxlan) => Some((device, vxlan.named(&Names::default()))),
-            SeenKind::Other(_) => None,
-        })
-        .filter(|(device, vxlan)| device.link.up && vxlan.port == wanted.port && meet(vxlan, wanted))
+        .filter_map(|device| Some((device, held_by(device, wanted)?)))
         .collect();
     let named = |(device, vxlan): &(&SeenDevice, Vxlan)| {
         let settings = Vxlan {
@@ -51,9 +47,7 @@ pub(crate) fn find(namespace: &Namespace, wanted: &Vxlan, devices: &[SeenDevice]
         };
         Holder::Device(format!("{} (vxlan {settings})", device.name()))
     };
-    // The kernel shares a port among devices whose packets it reads alike.
-    let unlike = |vxlan: &Vxlan| vxlan.gbp != wanted.gbp || vxlan.decorated;
-    if let Some(other) = others.iter().find(|(_, vxlan)| unlike(vxlan)) {
+    if let Some(other) = others.iter().find(|(_, vxlan)| unlike(vxlan, wanted)) {
         return named(other);
     }
     let port = wanted.port;
@@ -66,6 +60,26 @@ pub(crate) fn find(namespace: &Namespace, wanted: &Vxlan, devices: &[SeenDevice]
             Holder::Unknown
         }
     }
+}
+
+/// Whether a device holds the port that another would have, and does not share it.
+pub(crate) fn is_held_unlike(device: &SeenDevice, wanted: &Vxlan) -> bool {
+    held_by(device, wanted).is_some_and(|vxlan| unlike(&vxlan, wanted))
+}
+
+/// The settings of a device that holds the port.
+fn held_by(device: &SeenDevice, wanted: &Vxlan) -> Option<Vxlan> {
+    let SeenKind::Vxlan(vxlan) = &device.kind else {
+        return None;
+    };
+    let vxlan = vxlan.named(&Names::default());
+    let holds = device.link.up && vxlan.port == wanted.port && meet(&vxlan, wanted);
+    holds.then_some(vxlan)
+}
+
+/// The kernel shares a port among devices whose packets it reads alike.
+const fn unlike(vxlan: &Vxlan, wanted: &Vxlan) -> bool {
+    vxlan.gbp != wanted.gbp || vxlan.decorated
 }
 
 /// Whether two devices may want a port of the same address family.

@@ -12,6 +12,7 @@ use netlink_packet_route::route::{
     RouteNextHopFlags, RoutePreference, RouteType, RouteVia,
 };
 
+use crate::attribute::address;
 use crate::link::Names;
 
 /// The most hops of a multipath route: an attribute holds 64 KiB, and a hop takes up to 32 bytes.
@@ -22,6 +23,11 @@ const LOOPBACK: u32 = 1;
 
 /// `struct rtmsg` in `linux/rtnetlink.h`.
 const HEADER_LEN: usize = 12;
+
+/// `RTA_DST`, `RTA_GATEWAY` and `RTA_VIA` in `linux/rtnetlink.h`.
+const ATTR_DESTINATION: u16 = 1;
+const ATTR_GATEWAY: u16 = 5;
+const ATTR_VIA: u16 = 18;
 
 /// A route as the kernel tells of it, with devices by their index.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +52,14 @@ pub(crate) struct SeenHop {
     pub(crate) gateway: Option<IpAddr>,
     pub(crate) device: u32,
     onlink: bool,
+}
+
+/// As much of a route as can be had without reading it in full: a host may have many that are of no concern.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Glance {
+    pub(crate) destination: IpNet,
+    /// Whether it is no multipath route and leads through a gateway.
+    pub(crate) has_gateway: bool,
 }
 
 /// What a route is encoded for.
@@ -189,6 +203,31 @@ pub(crate) fn decode(payload: &[u8]) -> Result<Option<SeenRoute>, DecodeError> {
         position: 0,
     };
     Ok(Some(route))
+}
+
+/// Looks at what [`decode`] reads; `None` for other families than IP.
+pub(crate) fn glance(payload: &[u8]) -> Result<Option<Glance>, DecodeError> {
+    let header = RouteHeader::parse(payload)?;
+    let family = match header.address_family {
+        AddressFamily::Inet => Family::V4,
+        AddressFamily::Inet6 => Family::V6,
+        _ => return Ok(None),
+    };
+    let (mut destination, mut has_gateway) = (family.unspecified(), false);
+    for attribute in NlasIterator::new(payload.get(HEADER_LEN..).unwrap_or_default()) {
+        let attribute = attribute?;
+        match attribute.kind() {
+            ATTR_DESTINATION => destination = address(attribute.value()).unwrap_or(destination),
+            ATTR_GATEWAY | ATTR_VIA => has_gateway = true,
+            _ => {}
+        }
+    }
+    let net = IpNet::new(destination, header.destination_prefix_length)
+        .map_err(|error| DecodeError::from(error.to_string()))?;
+    Ok(Some(Glance {
+        destination: net.trunc(),
+        has_gateway,
+    }))
 }
 
 impl SeenRoute {

@@ -188,6 +188,30 @@ fn an_ipv6_route_that_drops_packets_has_no_hop_and_is_removed_from_loopback_alon
 }
 
 #[test]
+fn a_glance_tells_where_a_route_leads_and_whether_through_a_gateway() {
+    let told = |message: &RouteMessage| glance(&bytes(message)).unwrap().unwrap();
+    let destination = plain().id.destination;
+    let expected = |destination, has_gateway| Glance {
+        destination,
+        has_gateway,
+    };
+    assert_eq!(told(&wire()), expected(destination, true));
+    let is_gateway = |attribute: &RouteAttribute| matches!(attribute, RouteAttribute::Gateway(_));
+    let mut direct = wire();
+    direct.attributes.retain(|attribute| !is_gateway(attribute));
+    assert_eq!(told(&direct), expected(destination, false));
+    let mut via = direct.clone();
+    let gateway = RouteVia::Inet6("fe80::1".parse().unwrap());
+    via.attributes.push(RouteAttribute::Via(gateway));
+    assert_eq!(told(&via), expected(destination, true));
+    direct.attributes.clear();
+    direct.header.destination_prefix_length = 0;
+    assert_eq!(told(&direct), expected("0.0.0.0/0".parse().unwrap(), false));
+    direct.header.address_family = AddressFamily::Mpls;
+    assert_eq!(glance(&bytes(&direct)).unwrap(), None);
+}
+
+#[test]
 fn routes_in_one_place_are_numbered_from_the_first() {
     let mut other = plain();
     other.id.metric = 7;

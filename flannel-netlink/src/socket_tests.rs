@@ -42,7 +42,7 @@ fn a_dump_that_was_given_up_does_not_disturb_the_next() {
                 flags: NLM_F_DUMP,
             };
             socket.send("list", &[request], 0).unwrap();
-            let routes = facts::routes(&mut socket, Family::V4, |_| true);
+            let routes = facts::routes(&mut socket, Family::V4, |_| true, Some);
             assert_eq!(routes.unwrap().len(), 5000);
             // The kernel refuses a dump while another on the socket has not been read to its end.
             let mut table = netlink_packet_route::route::RouteMessage::default();

@@ -150,6 +150,12 @@ fn a_device_with_settings_that_cannot_be_changed_is_made_anew() {
         ip("link add flannel.1 type vxlan external dstport 8472");
         assert!(bench.device().await.is_remade_for(&wanted).is_some());
         ip("link del flannel.1");
+        // One that is down, and is in the way of the one in its place all the same.
+        let wanted_v6 = device("fd00:9::1");
+        ip("link add flannel.1 type vxlan id 1 dev v0 group ff05::1 dstport 8472");
+        bench.replace(&bench.device().await, &wanted_v6).await;
+        assert!(bench.device().await.satisfies(&wanted_v6));
+        ip("link del flannel.1");
         // The kernel does not let go of the device below.
         bench.make([wanted.clone().into()]).await;
         let before = bench.device().await;

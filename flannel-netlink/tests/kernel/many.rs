@@ -1,7 +1,7 @@
 use flannel_core::{HostSource, Object, Op, RouteProgrammer, State};
 use tokio::time::Instant;
 
-use crate::namespace::{Bench, run};
+use crate::namespace::{Bench, program, run};
 use crate::overlay::{device, own_address, peer};
 
 /// How many peers there are, and how many come.
@@ -47,4 +47,54 @@ fn five_thousand_peers_are_made_dumped_and_removed() {
         let gone = there.len() - bench.there().await.len();
         assert_eq!(gone, plan.len());
     });
+}
+
+/// How many routes a stranger has, as a router has that knows the internet.
+const STRANGERS: u32 = 100_000;
+
+/// The most bytes that a look at the host may take on top of what there is, whatever is routed.
+const ROOM: u64 = 8 << 20;
+
+#[test]
+#[allow(clippy::disallowed_macros, reason = "a test's reader is there")]
+fn a_hundred_thousand_routes_of_somebody_else_take_no_room() {
+    run(async |bench| {
+        let routes: String = (0..STRANGERS)
+            .map(|n| {
+                format!(
+                    "route add 20.{}.{}.{}/28 via 192.168.9.9\n",
+                    n >> 12,
+                    n >> 4 & 255,
+                    (n & 15) << 4
+                )
+            })
+            .chain(["route add 192.168.77.0/24 via 192.168.9.9\n".to_owned()])
+            .collect();
+        program("ip", &["-batch", "-"], &routes);
+        bench.netlink.facts(&[]).await.unwrap();
+        std::fs::write("/proc/self/clear_refs", "5").unwrap();
+        let before = most_memory();
+        let started = Instant::now();
+        let facts = bench.netlink.facts(&[]).await.unwrap();
+        let (took, room) = (started.elapsed(), most_memory() - before);
+        println!("facts beside {STRANGERS} routes were learned in {took:?}, with {room} bytes");
+        for (address, link) in [
+            ([192, 168, 9, 7], Some(Bench::uplink())),
+            ([192, 168, 77, 7], None),
+            ([20, 1, 2, 3], None),
+        ] {
+            assert_eq!(facts.underlay.link_of(address.into()), link, "{address:?}");
+        }
+        assert!(room < ROOM, "{room}");
+    });
+}
+
+/// The most memory that this process had, in bytes, since that was last reset.
+fn most_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
 }

@@ -211,6 +211,9 @@ fn hosts_are_on_a_link_unless_a_route_leads_elsewhere() {
             "192.168.15.0/24 via 192.168.9.9 tos 8",
             "192.168.16.0/24 via 192.168.9.9 table 100",
             "198.51.100.0/24 via 192.168.9.9",
+            // A link that has its network's address in common with a part of it that lies behind a gateway.
+            "172.20.0.0/24 via 192.168.9.9",
+            "172.20.0.0/16 dev v1",
             "default via 192.168.9.9",
         ] {
             ip(&format!("route add {route}"));
@@ -230,6 +233,8 @@ fn hosts_are_on_a_link_unless_a_route_leads_elsewhere() {
             ("192.168.15.7", v0),
             ("192.168.16.7", v0),
             ("198.51.100.7", None),
+            ("172.20.0.7", None),
+            ("172.20.1.7", v1),
             ("203.0.113.7", v1),
             ("8.8.8.8", None),
             ("fd00:8::7", None),

@@ -4,7 +4,7 @@ use std::sync::mpsc::channel;
 use flannel_core::{Address, Device, Object, Op, OpErrorKind, RouteProgrammer};
 
 use crate::namespace::{Bench, enter_a_new_namespace, ip, run};
-use crate::overlay::{device, own_address, peer, with};
+use crate::overlay::{device, index_of, own_address, peer, with};
 
 #[test]
 fn a_port_that_a_process_has_is_told_with_the_process() {
@@ -110,6 +110,121 @@ fn an_identifier_that_another_device_has_is_told_with_the_device() {
                      8472: remove it with `ip link del vx0`";
         assert!(error.text.contains(words), "{error}");
     });
+}
+
+#[test]
+fn a_device_stays_with_all_that_is_on_it_where_the_one_in_its_place_could_not_be_made() {
+    run(async |bench| {
+        let before = device("192.168.9.1");
+        let wanted = [before.clone().into(), own_address()];
+        bench.make(wanted.into_iter().chain(peer(7))).await;
+        let (index, there) = (index_of("flannel.1"), bench.there().await);
+        let _holder = UdpSocket::bind("0.0.0.0:4789").unwrap();
+        ip("link add vx0 type vxlan id 77 dstport 4790 gbp");
+        ip("link set vx0 up");
+        ip("link add vx1 type vxlan id 2 dstport 8472");
+        let process = format!("UDP port 4789 is held by process {}", std::process::id());
+        for (settings, words) in [
+            ((1, 4789, false), process.as_str()),
+            (
+                (1, 4790, false),
+                "UDP port 4790 is held by the device vx0 (vxlan id 77",
+            ),
+            ((2, 8472, false), "vx1 has VNI 2 on port 8472"),
+        ] {
+            let to = with(&before, |vxlan| (vxlan.vni, vxlan.port, vxlan.gbp) = settings);
+            let error = bench.refusal_of(replaced(&before, &to)).await;
+            assert!(error.text.contains(words), "{error}");
+            assert_eq!(bench.there().await, there, "{settings:?}");
+        }
+        // A device that shares our port reads packets as ours does, and could not share it any more.
+        ip("link set vx1 up");
+        let to = with(&before, |vxlan| vxlan.gbp = true);
+        let error = bench.refusal_of(replaced(&before, &to)).await;
+        let words = "EADDRINUSE: Address already in use; UDP port 8472 is held by the device vx1 (vxlan id 2";
+        assert!(error.text.contains(words), "{error}");
+        assert_eq!(bench.there().await, there);
+        assert_eq!(index_of("flannel.1"), index);
+        assert!(!ip("link").contains("fltry"));
+        ip("link del vx1");
+        bench.replace(&before, &to).await;
+        assert!(bench.device().await.satisfies(&to));
+        assert!(!ip("link").contains("fltry"));
+    });
+}
+
+#[test]
+fn a_device_that_is_tried_out_first_is_seen_by_nobody_who_looks_and_leaves_nothing() {
+    run(async |bench| {
+        let mut before = device("192.168.9.1");
+        bench.make([before.clone().into()]).await;
+        for port in [4789, 8472, 8473] {
+            let to = with(&before, |vxlan| vxlan.port = port);
+            bench.replace(&before, &to).await;
+            assert!(bench.device().await.satisfies(&to));
+            let names = ip("-br link").lines().count();
+            assert_eq!(names, 4, "lo, v0, v1 and flannel.1");
+            before = to;
+        }
+        // Somebody has the name under which it would be tried out: it stays, and is not asked.
+        ip("link add vx0 type bridge");
+        ip(&format!("link set vx0 name fltry{}", index_of("flannel.1")));
+        let to = with(&before, |vxlan| vxlan.port = 4789);
+        bench.replace(&before, &to).await;
+        assert!(bench.device().await.satisfies(&to));
+        assert!(ip("link").contains("fltry"));
+    });
+}
+
+#[test]
+fn an_identifier_that_a_device_in_another_namespace_has_is_told_with_how_to_find_it() {
+    run(async |bench| {
+        ip("link add vx0 type vxlan id 1 dstport 8472");
+        let (entered, inside) = channel();
+        let (looked, has_looked) = channel::<()>();
+        let elsewhere = std::thread::spawn(move || {
+            enter_a_new_namespace();
+            let thread = std::fs::read_link("/proc/thread-self").unwrap();
+            let thread = thread.file_name().unwrap().to_str().unwrap().to_owned();
+            entered.send(thread).unwrap();
+            let () = has_looked.recv().unwrap();
+        });
+        ip(&format!("link set vx0 netns {}", inside.recv().unwrap()));
+        let error = bench.refusal_of(Op::Add(device("192.168.9.1").into())).await;
+        looked.send(()).unwrap();
+        elsewhere.join().unwrap();
+        assert_eq!(error.kind, OpErrorKind::Exists);
+        let words = "a device that was made here and is in another network namespace has VNI 1 on port 8472: find it \
+                     with `ip -all netns exec ip -d link show type vxlan`";
+        assert!(error.text.contains(words), "{error}");
+    });
+}
+
+#[test]
+fn our_device_under_another_name_is_told_with_how_it_gets_its_name_back() {
+    run(async |bench| {
+        let wanted = device("192.168.9.1");
+        bench
+            .make([wanted.clone().into()].into_iter().chain(peer(7)))
+            .await;
+        let there = bench.there().await;
+        ip("link set flannel.1 name old0");
+        let error = bench.refusal_of(Op::Add(wanted.into())).await;
+        assert!(
+            error.text.contains("old0 is this device under another name"),
+            "{error}"
+        );
+        let (_, command) = error.text.split_once("`ip ").unwrap();
+        ip(command.split_once('`').unwrap().0);
+        assert_eq!(bench.there().await, there);
+    });
+}
+
+fn replaced(from: &Device, to: &Device) -> Op {
+    Op::Replace {
+        from: from.clone().into(),
+        to: to.clone().into(),
+    }
 }
 
 #[test]
