@@ -242,6 +242,8 @@ pub enum Reason {
     ForwardRules(String),
     /// Somebody else undoes rules of ours as often as they are put right.
     RulesUndone(String),
+    /// Somebody else changes an object of ours as often as it is put right.
+    Undone(String),
 }
 
 impl Reason {
@@ -264,6 +266,7 @@ impl Reason {
             | Self::Filter(_)
             | Self::ForwardRules(_)
             | Self::RulesUndone(_)
+            | Self::Undone(_)
             | Self::Refused(_)
             | Self::Conflicts { .. } => false,
             Self::Routes { failed, desired, .. } => *failed >= *desired,
@@ -310,6 +313,7 @@ impl Reason {
             Self::Masquerade(_) => "masquerade",
             Self::ForwardRules(_) => "forward_rules",
             Self::RulesUndone(_) => "rules_undone",
+            Self::Undone(_) => "undone",
         }
     }
 }
@@ -340,7 +344,8 @@ impl fmt::Display for Reason {
             | Self::Masquerade(text)
             | Self::ForwardRules(text)
             | Self::Refused(text)
-            | Self::RulesUndone(text) => f.write_str(text),
+            | Self::RulesUndone(text)
+            | Self::Undone(text) => f.write_str(text),
             Self::Routes {
                 failed,
                 desired,

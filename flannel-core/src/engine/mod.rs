@@ -5,6 +5,7 @@
 
 mod checks;
 mod contest;
+mod contested;
 mod displaced;
 mod files;
 mod handle;

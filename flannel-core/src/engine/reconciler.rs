@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::warn;
 
+use super::contested::Contested;
 use super::pace::{Backoff, Pace};
-use super::pass_log::{Counts, PassLog};
+use super::pass_log::{self, Counts, PassLog};
 use crate::plan::diff_of;
 use crate::{
     Applied, Changed, Device, DeviceName, KernelError, Object, ObjectId, Op, OpError, OpErrorKind, Ownership,
@@ -47,11 +48,17 @@ struct Unlike {
 #[derive(Debug)]
 struct Failing {
     backoff: Backoff,
+    /// When it was last tried.
+    last: Instant,
     due: Instant,
     error: OpError,
     /// The last look has shown something of the operator's in the place: until that is gone, trying
     /// again is of no use.
     blocked: bool,
+    /// Whether a look has shown what the last try left behind.
+    looked: bool,
+    /// Whether it was tried at once for what a try had left behind.
+    hurried: bool,
 }
 
 impl Unlike {
@@ -62,6 +69,27 @@ impl Unlike {
 }
 
 impl Failing {
+    /// The kernel is another than the one that the last try met, which says nothing about this one. But
+    /// the last try itself may have changed it: that is worth one more at once, and then the backoff.
+    const fn met_another(&mut self) {
+        if self.looked || !self.hurried {
+            self.due = self.last;
+        }
+        self.hurried |= !self.looked;
+    }
+
+    /// It may well succeed now. Until it is tried, it is what is known.
+    fn try_anew(&mut self) {
+        self.due = self.last;
+        self.backoff = Backoff::default();
+        (self.blocked, self.hurried) = (false, false);
+    }
+
+    /// Whether it is not worth a try at once.
+    fn waits(&self) -> bool {
+        self.blocked || self.due > self.last
+    }
+
     fn due(&self) -> Option<Instant> {
         (!self.blocked).then_some(self.due)
     }
@@ -93,6 +121,8 @@ pub(super) struct Reconciler {
     start: Option<Counts>,
     /// Failures that the log has told of.
     told: BTreeMap<ObjectId, OpErrorKind>,
+    log: PassLog,
+    contested: Contested,
     seen_in_flight: Vec<Changed>,
     /// When the request that is under way began.
     in_flight: Option<Instant>,
@@ -119,6 +149,8 @@ impl Reconciler {
             applying: Timings::default(),
             start: Some(Counts::default()),
             told: BTreeMap::new(),
+            log: PassLog::default(),
+            contested: Contested::default(),
             seen_in_flight: Vec::new(),
             in_flight: None,
             unanswered: None,
@@ -173,9 +205,11 @@ impl Reconciler {
     /// Since when the kernel is not, or is not known to be, as it ought to be; what keeps failing is
     /// told of by itself.
     pub(super) fn behind_since(&mut self, now: Instant) -> Option<Instant> {
-        let absent = self.absent_devices(|_| true);
+        let absent = self.absent_devices(Failing::waits);
         let (failing, want) = (&self.failing, &self.want);
-        let told = |id: &ObjectId| failing.contains_key(id) || rests_on_any(&absent, want.get(id));
+        let told = |id: &ObjectId| {
+            failing.get(id).is_some_and(Failing::waits) || rests_on_any(&absent, want.get(id))
+        };
         let tried = self.unlike.iter_mut().filter(|(id, _)| !told(id));
         let unlike = tried.map(|(_, unlike)| *unlike.since.get_or_insert(now)).min();
         unlike.into_iter().chain(self.unanswered).min()
@@ -196,34 +230,26 @@ impl Reconciler {
         if !self.is_settled() {
             return;
         }
-        if let Some(Counts {
-            added,
-            replaced,
-            removed,
-            ..
-        }) = self.start.take()
-        {
-            let PeerCounts {
-                desired,
-                failed,
-                refused,
-                ..
-            } = peers;
-            let what = if failed == 0 {
-                "routes are in place"
-            } else {
-                "routes are in place but for those that failed"
-            };
-            info!(
-                peers = desired,
-                refused, failed, added, replaced, removed, "{what}"
-            );
+        if let Some(counts) = self.start.take() {
+            pass_log::settled(counts, peers);
         }
+    }
+
+    /// What somebody else changes as often as it is put right, after saying in the log what is due.
+    pub(super) fn contested(&mut self, now: Instant) -> Option<String> {
+        self.log.sum(now);
+        self.contested.judge(now)
+    }
+
+    /// When [`Reconciler::contested`] has something else to say though nothing happens.
+    pub(super) fn calm_at(&self) -> impl Iterator<Item = Instant> {
+        self.contested.calm_at().into_iter().chain(self.log.sum_at())
     }
 
     /// Whether the kernel is as it ought to be, but for what keeps failing.
     fn is_settled(&self) -> bool {
-        self.known && self.in_flight.is_none() && self.unlike.keys().all(|id| self.failing.contains_key(id))
+        let waits = |id| self.failing.get(id).is_some_and(Failing::waits);
+        self.known && self.in_flight.is_none() && self.unlike.keys().all(waits)
     }
 
     /// Asks for an object to be thus, or not to be.
@@ -233,13 +259,16 @@ impl Reconciler {
             return;
         }
         match object {
-            Some(object) => drop(self.want.insert(id, object)),
+            Some(object) => {
+                self.want.insert(id, object);
+                self.failing.entry(id).and_modify(Failing::try_anew);
+            }
             None => {
                 self.want.remove(&id);
                 self.disown(id);
+                self.failing.remove(&id);
             }
         }
-        self.failing.remove(&id);
         self.compare(id, Unlike::ASKED);
     }
 
@@ -250,7 +279,7 @@ impl Reconciler {
 
     /// Facts have changed in whose light failures may succeed.
     pub(super) fn retry_all(&mut self) {
-        self.failing.clear();
+        self.failing.values_mut().for_each(Failing::try_anew);
         self.not_before = None;
         self.audit_wanted = true;
     }
@@ -320,13 +349,13 @@ impl Reconciler {
         let (have, foreign) = ownership.split(dump, peer_subnet);
         let had = std::mem::replace(&mut self.have, have);
         let stood = std::mem::replace(&mut self.foreign, foreign);
-        // A failure that met another kernel says nothing about this one.
         let (stood, stands) = (ids(&stood), ids(&self.foreign));
-        let have = &self.have;
-        self.failing
-            .retain(|id, _| had.get(id) == have.get(id) && stood.contains(id) == stands.contains(id));
         for (id, failing) in &mut self.failing {
-            failing.blocked = stands.contains(id);
+            let (stood, stands) = (stood.contains(id), stands.contains(id));
+            if had.get(id) != self.have.get(id) || stood != stands {
+                failing.met_another();
+            }
+            (failing.blocked, failing.looked) = (stands, true);
         }
         let asked = std::mem::take(&mut self.unlike);
         let ids: Vec<ObjectId> = self.have.keys().chain(self.want.keys()).copied().collect();
@@ -337,6 +366,7 @@ impl Reconciler {
         }
         let unlike = &self.unlike;
         self.told.retain(|id, _| unlike.contains_key(id));
+        self.failing.retain(|id, _| unlike.contains_key(id));
         self.known = true;
         self.replay(ownership);
     }
@@ -431,7 +461,9 @@ impl Reconciler {
             .iter()
             .map(|(index, error)| (*index, error))
             .collect();
-        let mut log = PassLog::new(self.start.is_some(), plan.len());
+        self.contested.forget(now);
+        let fought = self.contested.devices();
+        self.log.begin(self.start.is_some(), plan.len(), now);
         let mut absent = Vec::new();
         for (index, op) in plan.iter().enumerate() {
             let id = op.id();
@@ -443,9 +475,10 @@ impl Reconciler {
             };
             match failed.remove(&index) {
                 // Its device is what failed, and has been told of.
-                Some(error) if no_device(&error) => {}
+                Some(error) if no_device(&error) => drop(self.failing.remove(&id)),
                 Some(error) if !gone_already(&error) => {
-                    log.failed(op, error, self.told.insert(id, error.kind) == Some(error.kind));
+                    let told = self.told.insert(id, error.kind) == Some(error.kind);
+                    self.log.failed(op, error, told);
                     self.fail(id, error.clone(), now);
                     absent.extend(id.device().filter(|device| id == ObjectId::Device(*device)));
                 }
@@ -454,10 +487,15 @@ impl Reconciler {
                         .unlike
                         .get(&id)
                         .is_some_and(|unlike| unlike.cause == Cause::Drift);
+                    let mut quiet = false;
                     if drift {
                         self.repairs.count(op);
+                        quiet = !self.contested.repaired(id, now);
+                    } else if rests_on_any(&fought, Some(op.object())) {
+                        self.contested.followed();
+                        quiet = true;
                     }
-                    log.done(op, drift);
+                    self.log.done(op, drift, quiet);
                     match op.result() {
                         Some(object) => drop(self.have.insert(id, object.clone())),
                         None => drop(self.have.remove(&id)),
@@ -469,9 +507,8 @@ impl Reconciler {
                 }
             }
         }
-        let counts = log.end();
         if let Some(start) = &mut self.start {
-            start.add(counts);
+            start.add(self.log.end());
         }
     }
 
@@ -485,8 +522,9 @@ impl Reconciler {
             self.compare(id, Unlike::ASKED);
         }
         let want = &self.want;
-        self.failing
-            .retain(|id, _| !want.get(id).is_some_and(|object| object.rests_on(device)));
+        let on_it = |id: &ObjectId| want.get(id).is_some_and(|object| object.rests_on(device));
+        let failing = self.failing.iter_mut().filter(|(id, _)| on_it(id));
+        failing.for_each(|(_, failing)| failing.try_anew());
     }
 
     fn fail(&mut self, id: ObjectId, error: OpError, now: Instant) {
@@ -496,17 +534,18 @@ impl Reconciler {
             return;
         };
         unlike.since = None;
-        let mut backoff = self
-            .failing
-            .remove(&id)
-            .map(|failing| failing.backoff)
-            .unwrap_or_default();
+        let before = self.failing.remove(&id);
+        let hurried = before.as_ref().is_some_and(|before| before.hurried);
+        let mut backoff = before.map(|before| before.backoff).unwrap_or_default();
         let due = now + backoff.next_delay();
         let failing = Failing {
             backoff,
+            last: now,
             due,
             error,
             blocked: false,
+            looked: false,
+            hurried,
         };
         self.failing.insert(id, failing);
     }

@@ -1,3 +1,6 @@
+#[path = "reconciler_device_tests.rs"]
+mod devices;
+
 use proptest::prelude::*;
 
 use super::*;

@@ -19,10 +19,10 @@ const HURRIED_RETRY: Duration = Duration::from_millis(100);
 
 /// So many repairs within so long a time are a fight: rules of ours are gone between them.
 const FIGHT: usize = 10;
-const FIGHT_WITHIN: Duration = Duration::from_secs(60);
+pub(super) const FIGHT_WITHIN: Duration = Duration::from_secs(60);
 
 /// Repairs in a row are told of so often.
-const TELL_EVERY: Duration = Duration::from_secs(30);
+pub(super) const TELL_EVERY: Duration = Duration::from_secs(30);
 
 /// What is known of the rules.
 pub(super) struct Rules {

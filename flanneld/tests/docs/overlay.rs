@@ -120,11 +120,14 @@ pub(crate) fn compare_reasons(page: &Page, heading: &str) {
         routes(2),
         Reason::Backend(text()),
         Reason::Device(text()),
+        Reason::DeviceSetting(text()),
         Reason::Filter(text()),
         Reason::ForwardRules(text()),
         Reason::Masquerade(text()),
+        Reason::Refused(text()),
         Reason::ReversePath(text()),
         Reason::RulesUndone(text()),
+        Reason::Undone(text()),
     ];
     let mut compared = 0;
     for (line, cells) in page.rows(heading) {

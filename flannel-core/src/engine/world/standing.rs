@@ -17,7 +17,7 @@ use crate::{
 const BEHIND: Duration = Duration::from_secs(2);
 
 /// Said of a kernel that is.
-const NOT_AS_IT_OUGHT: &str = "the kernel's routes have not been as they ought to be for 2 s";
+const NOT_AS_IT_OUGHT: &str = "what is ours in the kernel has not been as it ought to be for 2 s";
 
 /// Said of a kernel that hangs.
 const NO_ANSWER: &str = "the kernel has owed an answer for 2 s";
@@ -162,6 +162,10 @@ impl World {
             .hold(routes, |reason| matches!(reason, Reason::Routes { .. }));
         self.judge_devices();
         self.judge_kernel(now);
+        let contested = self.reconciler.contested(now);
+        self.reasons.hold(contested.map(Reason::Undone), |reason| {
+            matches!(reason, Reason::Undone(_))
+        });
         self.rules.judge(&mut self.reasons, now);
         let rival = self.registrar.rival(now).map(str::to_owned);
         self.surroundings.check(
@@ -216,8 +220,13 @@ impl World {
         self.reasons.hold(kernel.map(Reason::Kernel), is_kernel);
     }
 
-    /// When the kernel has been behind for too long, unless it catches up.
+    /// When there is something else to say though nothing happens: the kernel has been behind for too
+    /// long, or what was fought for is calm.
     pub(super) fn overdue_at(&self) -> Option<Instant> {
-        self.behind.map(|since| since + BEHIND)
+        let behind = self.behind.map(|since| since + BEHIND);
+        let all = behind.into_iter().chain(self.reconciler.calm_at());
+        // What the last status has taken into account already hides nothing that is to come.
+        all.filter(|at| self.judged.is_none_or(|judged| *at > judged))
+            .min()
     }
 }
