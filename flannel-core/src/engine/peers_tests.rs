@@ -1,3 +1,6 @@
+#[path = "peers_contention_tests.rs"]
+mod contention;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 

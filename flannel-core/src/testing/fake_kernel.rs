@@ -21,15 +21,15 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 
-use self::kernel::{Fault, Kernel, Target, is_default};
+pub use self::by_hand::Operator;
+use self::kernel::{Fault, Kernel, Target};
 use self::nic::Nic;
 use self::notice::Notice;
-use self::table::How;
 use super::fake_store::delay::{Delay, pass};
 use crate::{
     Applied, Changed, DeviceKind, DeviceName, Family, Filter, Hop, HostFacts, HostSource, KernelError,
     KernelRelease, Link, LinkAddress, MacAddress, Object, ObjectId, Op, OpError, OpErrorKind, PROTOCOL_BOOT,
-    PROTOCOL_KERNEL, Route, RouteProgrammer, Scope, Unforwarded,
+    Route, RouteProgrammer, Scope, Unforwarded,
 };
 
 /// How many notifications wait for a reader before it is told of an overrun.
@@ -58,6 +58,7 @@ const RELEASE: KernelRelease = KernelRelease { major: 6, minor: 18 };
 ///   its uplink's MTU when it is made. One that goes down loses its neighbours and IPv6 addresses and
 ///   keeps its forwarding entries, and comes up only when nobody else has its UDP port. Another MAC
 ///   address costs it all its neighbours, the last IPv4 address those of IPv4.
+///   A plan that gives it another puts them back.
 /// * An added neighbour or forwarding entry takes the place of the one that is there. An address does
 ///   not.
 /// * Every change is announced, to whoever made it, too. No event tells a route's position. A link
@@ -103,19 +104,6 @@ pub struct LogEntry {
     pub op: Op,
     /// What became of it, whether or not the reply was lost.
     pub outcome: Result<(), OpError>,
-}
-
-/// What an operator does by hand.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Operator {
-    /// `ip route add`.
-    Add(Route),
-    /// `ip route replace`.
-    Replace(Route),
-    /// `ip route append`.
-    Append(Route),
-    /// `ip route del`, with every field given.
-    Delete(Route),
 }
 
 impl FakeKernel {
@@ -242,41 +230,6 @@ impl FakeKernel {
         self.change(|kernel| kernel.announce(Changed::Table(table)));
     }
 
-    /// Does what an operator does by hand, by the kernel's rules.
-    ///
-    /// # Errors
-    ///
-    /// [`OpError`], as the kernel would refuse it.
-    pub fn operator(&self, action: Operator) -> Result<(), OpError> {
-        self.change(|kernel| match action {
-            Operator::Add(route) => kernel.put_route(&route, How::Exclusive),
-            Operator::Replace(route) => kernel.put_route(&route, How::Replace),
-            Operator::Append(route) => kernel.put_route(&route, How::Append),
-            Operator::Delete(route) => kernel.remove_route(&route),
-        })
-    }
-
-    /// Puts a route behind what is there, without asking whether its gateway is on the link: what
-    /// another process left, before the addresses changed.
-    pub fn stray(&self, route: Route) {
-        self.change(|kernel| {
-            if let Ok(Some(appeared)) = kernel.table.put(&route, How::Append) {
-                kernel.announce(appeared);
-            }
-        });
-    }
-
-    /// Removes every route but the kernel's own and the default ones. For a flush that nobody
-    /// hears of, [`FakeKernel::mute`] first.
-    pub fn flush(&self) {
-        let spared = |route: &Route| route.protocol == PROTOCOL_KERNEL || is_default(route);
-        self.change(|kernel| {
-            for route in kernel.table.flush(|route| !spared(route)) {
-                kernel.announce(Changed::Vanished(route.into()));
-            }
-        });
-    }
-
     /// Fails the next `times` operations on routes to destinations within this prefix, and on addresses
     /// and neighbours in it, without effect.
     pub fn fail(&self, within: IpNet, kind: OpErrorKind, times: u32) {
@@ -333,10 +286,21 @@ impl FakeKernel {
         self.kernel().table.routes().collect()
     }
 
+    /// The facts about the host, without asking.
+    pub(super) fn facts_now(&self) -> HostFacts {
+        self.kernel().facts(&[])
+    }
+
     /// Every operation that a plan has tried since [`FakeKernel::clear_log`], in order.
     #[must_use]
     pub fn log(&self) -> Vec<LogEntry> {
         self.kernel().log.clone()
+    }
+
+    /// The log without so many of its first entries, unless it has been cleared since, and its length.
+    pub(super) fn log_from(&self, first: usize) -> (Vec<LogEntry>, usize) {
+        let log = &self.kernel().log;
+        (log.get(first..).unwrap_or(log).to_vec(), log.len())
     }
 
     /// Forgets the log.

@@ -18,4 +18,4 @@ pub mod store_contract;
 pub use fake_firewall::FakeFirewall;
 pub use fake_kernel::*;
 pub use fake_store::*;
-pub use sim::{PlainRoutes, Sim, SimFamilies, SimHost, TTL};
+pub use sim::{PlainRoutes, Sim, SimBackend, SimFamilies, SimHost, TTL};

@@ -4,11 +4,17 @@
 //! What must always hold is checked after every step, and what must hold at rest when all faults
 //! are healed. A failure prints the seed; `SIM_SEED=… cargo test sim` replays it.
 
+mod backend;
 mod checks;
+mod devices;
+mod families;
 mod faults;
+mod plain_routes;
+mod removals;
 mod watched;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,11 +23,17 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
+use self::backend::Planning;
+pub use self::backend::SimBackend;
+pub use self::families::SimFamilies;
+use self::families::{ENLARGED, NETWORKS};
+pub use self::plain_routes::PlainRoutes;
+use self::removals::Values;
 use self::watched::Watched;
 use super::{Failure, FakeKernel, FakeStore, FakeStoreClient, Holder};
 use crate::{
-    Backend, BackendError, Context, DEFAULT_PROTOCOL, DataPlane, Desired, Engine, EngineHandle, Family, Hop,
-    Host, Lease, LeaseAttrs, NetworkConfig, NodeId, Options, Published, Route, Skip, StoreError, SubnetKey,
+    DEFAULT_PROTOCOL, DeviceName, Engine, EngineHandle, Family, LeaseAttrs, NodeId, Options, PerFamily,
+    Route, StoreError, SubnetKey,
 };
 
 /// How long a lease of the simulation lives.
@@ -30,40 +42,6 @@ pub const TTL: Duration = Duration::from_secs(120);
 /// By then everything is as it ought to be, once all faults are healed: a lease that nobody renews
 /// has expired, what a wiped store forgot is let go, and the longest backoff is over.
 const AT_REST: Duration = Duration::from_secs(600);
-
-/// A backend of plain routes, as flannel's host-gw.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct PlainRoutes;
-
-impl Backend for PlainRoutes {
-    fn kind(&self) -> &'static str {
-        "host-gw"
-    }
-
-    fn configure(&self, _: &NetworkConfig) -> Result<Arc<dyn DataPlane>, BackendError> {
-        Ok(Arc::new(*self))
-    }
-}
-
-impl DataPlane for PlainRoutes {
-    fn mtu(&self, host: &Host) -> u32 {
-        host.uplink.mtu
-    }
-
-    fn publish(&self, _: &Host, _: Option<&Lease>) -> Result<Published, BackendError> {
-        Ok(Published::default())
-    }
-
-    fn peer(&self, context: &Context<'_>, peer: &Lease, out: &mut Desired) -> Result<(), Skip> {
-        for family in context.families() {
-            if let (Some(net), Some(gateway)) = (peer.subnet.net(family), peer.attrs.public.get(family)) {
-                let hop = Hop::via(*gateway, context.host.uplink.device);
-                out.insert(Route::unicast(net, hop, context.protocol));
-            }
-        }
-        Ok(())
-    }
-}
 
 /// One host of a [`Sim`].
 pub struct SimHost {
@@ -77,6 +55,7 @@ pub struct SimHost {
     previous: Option<SubnetKey>,
     /// What its state directory would remember.
     former: Vec<IpNet>,
+    former_devices: Vec<DeviceName>,
     address: u32,
     has_uplink: bool,
     /// What an operator has put into its kernel, and when.
@@ -143,73 +122,22 @@ pub struct Sim {
     seed: u64,
     random: Random,
     families: SimFamilies,
+    backend: SimBackend,
+    planning: Planning,
     saved: Option<super::Saved>,
     next_address: u32,
     next_node: u128,
     /// Whether the network has ever been larger.
     enlarged: bool,
+    /// Whether its devices have ever been others.
+    renumbered: bool,
     history: Vec<String>,
     holders: BTreeMap<SubnetKey, Holder>,
     handovers_checked: usize,
     restored: Vec<Instant>,
+    values: Values,
     /// Subnets that flannel has written into.
     flannels: BTreeSet<SubnetKey>,
-}
-
-/// The families of a simulated network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SimFamilies {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-    /// Both.
-    Both,
-}
-
-impl SimFamilies {
-    const fn v4(self) -> bool {
-        matches!(self, Self::V4 | Self::Both)
-    }
-
-    const fn v6(self) -> bool {
-        matches!(self, Self::V6 | Self::Both)
-    }
-
-    fn config(self) -> String {
-        format!(
-            r#"{{"EnableIPv4":{},"Network":"{}","EnableIPv6":{},"IPv6Network":"{}","Backend":{{"Type":"host-gw"}}}}"#,
-            self.v4(),
-            NETWORKS[0],
-            self.v6(),
-            NETWORKS[1],
-        )
-    }
-
-    /// The network and its neighbour; subnets are still given out in the first only.
-    fn enlarged(self) -> String {
-        format!(
-            r#"{{"EnableIPv4":{},"Network":"{}","SubnetMin":"10.5.1.0","SubnetMax":"10.5.255.0","EnableIPv6":{},"IPv6Network":"{}","IPv6SubnetMin":"fd05:0:0:1::","IPv6SubnetMax":"fd05:0:0:ffff::","Backend":{{"Type":"host-gw"}}}}"#,
-            self.v4(),
-            ENLARGED[0],
-            self.v6(),
-            ENLARGED[1],
-        )
-    }
-
-    fn addresses(self, number: u32) -> Vec<String> {
-        let v4 = self
-            .v4()
-            .then(|| format!("192.0.{}.{}/16", number >> 8, number & 255));
-        let v6 = self.v6().then(|| format!("fd00::{number:x}/64"));
-        v4.into_iter().chain(v6).collect()
-    }
-
-    fn gateways(self) -> Vec<&'static str> {
-        let v4 = self.v4().then_some("192.0.255.1");
-        let v6 = self.v6().then_some("fd00::ffff:1");
-        v4.into_iter().chain(v6).collect()
-    }
 }
 
 impl Sim {
@@ -240,8 +168,14 @@ impl Sim {
     /// A network of so many hosts, none of which runs yet. Must be called inside [`Sim::block_on`].
     #[must_use]
     pub fn new(seed: u64, hosts: usize, families: SimFamilies) -> Self {
+        Self::with(seed, hosts, families, SimBackend::plain())
+    }
+
+    /// Likewise, with another backend.
+    #[must_use]
+    pub fn with(seed: u64, hosts: usize, families: SimFamilies, backend: SimBackend) -> Self {
         let store = FakeStore::new(TTL);
-        store.put_config(Some(&families.config()));
+        store.put_config(Some(&families.config(backend.options)));
         store.set_latency(Duration::from_millis(5), seed);
         let mut sim = Self {
             store,
@@ -249,14 +183,18 @@ impl Sim {
             seed,
             random: Random(seed),
             families,
+            planning: Planning::new(families, &backend),
+            backend,
             saved: None,
             next_address: 16,
             next_node: 1,
             enlarged: false,
+            renumbered: false,
             history: Vec::new(),
             holders: BTreeMap::new(),
             handovers_checked: 0,
             restored: Vec::new(),
+            values: Values::default(),
             flannels: BTreeSet::new(),
         };
         for number in 0..hosts {
@@ -272,6 +210,7 @@ impl Sim {
                 nodes: vec![node],
                 previous: None,
                 former: Vec::new(),
+                former_devices: Vec::new(),
                 address,
                 has_uplink: true,
                 statics: Vec::new(),
@@ -299,10 +238,11 @@ impl Sim {
             renew_margin: TTL / 2,
             previous: host.previous,
             former_networks: host.former.clone(),
+            former_devices: host.former_devices.clone(),
             ..Options::new(host.node())
         };
         let (store, kernel) = (Arc::new(host.client.clone()), Arc::new(host.kernel.clone()));
-        let engine = Engine::new(store, kernel, vec![Box::new(PlainRoutes)], options);
+        let engine = Engine::new(store, kernel, vec![(self.backend.make)()], options);
         let (handle, (stop, stopped)) = (engine.handle(), oneshot::channel::<()>());
         let watched = Watched::new(&handle);
         let stopped = watched.clone().count_turns(async move { drop(stopped.await) });
@@ -317,7 +257,9 @@ impl Sim {
 
     /// Ends one engine: gracefully, or as SIGKILL does.
     pub async fn stop(&mut self, host: usize, gracefully: bool) {
+        let devices = self.renumbered.then(|| self.devices().to_vec());
         let host = &mut self.hosts[host];
+        host.former_devices.extend(devices.into_iter().flatten());
         host.previous = host.own_subnet().or(host.previous);
         if self.enlarged {
             host.former = ENLARGED
@@ -388,8 +330,11 @@ impl Sim {
             host.kernel.lose_replies(0);
             host.kernel.unmute();
         }
-        (0..self.hosts.len()).for_each(|host| self.bring_up(host));
-        self.store.put_config(Some(&self.families.config()));
+        (0..self.hosts.len()).for_each(|host| {
+            self.bring_up(host);
+            self.heal_devices(host);
+        });
+        self.store.put_config(Some(&self.config()));
         self.start_all();
     }
 
@@ -437,26 +382,25 @@ impl Sim {
     /// What a host publishes.
     #[must_use]
     pub fn attrs(&self, host: usize) -> LeaseAttrs {
-        let address = |family| {
-            let addresses = self.families.addresses(self.hosts[host].address);
-            let nets = addresses.iter().filter_map(|net| net.parse::<IpNet>().ok());
-            nets.map(|net| net.addr())
-                .find(|address| Family::of(*address) == family)
-        };
         LeaseAttrs {
-            public: crate::PerFamily::from_fn(address),
-            backend: "host-gw".to_owned(),
+            public: self.addresses(&self.hosts[host]),
+            backend: self.backend.kind().to_owned(),
             node: Some(self.hosts[host].node()),
             ..LeaseAttrs::default()
         }
     }
+
+    /// The addresses of a host's uplink.
+    fn addresses(&self, host: &SimHost) -> PerFamily<IpAddr> {
+        let addresses = self.families.addresses(host.address);
+        let nets = || addresses.iter().filter_map(|net| net.parse::<IpNet>().ok());
+        PerFamily::from_fn(|family| {
+            nets()
+                .map(|net| net.addr())
+                .find(|address| Family::of(*address) == family)
+        })
+    }
 }
-
-/// The simulated network's ranges.
-const NETWORKS: [&str; 2] = ["10.5.0.0/16", "fd05::/48"];
-
-/// What they become when the network is enlarged.
-const ENLARGED: [&str; 2] = ["10.4.0.0/15", "fd04::/15"];
 
 /// Numbers that a seed determines: SplitMix64.
 struct Random(u64);

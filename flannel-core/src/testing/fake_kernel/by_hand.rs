@@ -1,11 +1,62 @@
-//! What an operator, or another program, does to devices and what is on them.
+//! What an operator, or another program, does to a kernel.
 
-use super::kernel::refused;
+use super::kernel::{is_default, refused};
 use super::nic::Nic;
+use super::table::How;
 use super::{FakeKernel, device};
-use crate::{Device, NeighbourId, Object, ObjectId, OpError, OpErrorKind, Scope};
+use crate::{
+    Changed, Device, NeighbourId, Object, ObjectId, OpError, OpErrorKind, PROTOCOL_KERNEL, Route, Scope,
+};
+
+/// What an operator does by hand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operator {
+    /// `ip route add`.
+    Add(Route),
+    /// `ip route replace`.
+    Replace(Route),
+    /// `ip route append`.
+    Append(Route),
+    /// `ip route del`, with every field given.
+    Delete(Route),
+}
 
 impl FakeKernel {
+    /// Does what an operator does by hand, by the kernel's rules.
+    ///
+    /// # Errors
+    ///
+    /// [`OpError`], as the kernel would refuse it.
+    pub fn operator(&self, action: Operator) -> Result<(), OpError> {
+        self.change(|kernel| match action {
+            Operator::Add(route) => kernel.put_route(&route, How::Exclusive),
+            Operator::Replace(route) => kernel.put_route(&route, How::Replace),
+            Operator::Append(route) => kernel.put_route(&route, How::Append),
+            Operator::Delete(route) => kernel.remove_route(&route),
+        })
+    }
+
+    /// Puts a route behind what is there, without asking whether its gateway is on the link: what
+    /// another process left, before the addresses changed.
+    pub fn stray(&self, route: Route) {
+        self.change(|kernel| {
+            if let Ok(Some(appeared)) = kernel.table.put(&route, How::Append) {
+                kernel.announce(appeared);
+            }
+        });
+    }
+
+    /// Removes every route but the kernel's own and the default ones. For a flush that nobody
+    /// hears of, [`FakeKernel::mute`] first.
+    pub fn flush(&self) {
+        let spared = |route: &Route| route.protocol == PROTOCOL_KERNEL || is_default(route);
+        self.change(|kernel| {
+            for route in kernel.table.flush(|route| !spared(route)) {
+                kernel.announce(Changed::Vanished(route.into()));
+            }
+        });
+    }
+
     /// Makes an object, or puts it in the place of the one that is there: `ip link add` and `set`,
     /// `ip address replace`, `bridge fdb replace`, `ip neigh replace`, `ip route replace`.
     ///
@@ -51,6 +102,11 @@ impl FakeKernel {
     /// Ends what [`FakeKernel::take_port`] began. Nothing announces it.
     pub fn free_port(&self, port: u16) {
         self.change(|kernel| drop(kernel.ports.remove(&port)));
+    }
+
+    /// Likewise, for all ports.
+    pub fn free_ports(&self) {
+        self.change(|kernel| kernel.ports.clear());
     }
 
     /// The device of this name as it stands.

@@ -6,7 +6,7 @@ use futures_util::FutureExt;
 use tokio::task::unconstrained;
 
 use super::*;
-use crate::{Address, Device, Forwarding, Neighbour, NeighbourId, Vxlan};
+use crate::{Address, Device, Forwarding, Neighbour, NeighbourId, PROTOCOL_KERNEL, Vxlan};
 
 const MAC: MacAddress = MacAddress([2, 0, 0, 0, 0, 1]);
 const OTHER_MAC: MacAddress = MacAddress([2, 0, 0, 0, 0, 9]);
@@ -194,7 +194,7 @@ async fn a_name_an_identifier_or_a_port_that_is_taken_is_refused_and_leaves_noth
     };
     assert_eq!(
         failure(&kernel, replace).await.kind,
-        OpErrorKind::Exists,
+        OpErrorKind::Gone,
         "somebody else's"
     );
     kernel.delete_link("flannel.1");
@@ -240,7 +240,8 @@ async fn a_device_needs_its_uplink_is_cut_to_its_mtu_and_goes_with_it() {
         OpErrorKind::NoDevice
     );
     let large = Device { mtu: 1500, ..plain() };
-    done(&kernel, Op::Add(large.clone().into())).await;
+    let cut = failure(&kernel, Op::Add(large.clone().into())).await;
+    assert_eq!(cut.kind, OpErrorKind::Other);
     assert_eq!(kernel.device("flannel.1").unwrap().mtu, 1450);
     let from = kernel.device("flannel.1").unwrap().into();
     let larger = Op::Replace {
@@ -262,8 +263,9 @@ async fn a_device_needs_its_uplink_is_cut_to_its_mtu_and_goes_with_it() {
 
 #[tokio::test(start_paused = true)]
 async fn what_can_be_changed_in_place_keeps_the_index_and_what_is_on_the_device() {
-    let edits: [fn(&mut Device); 5] = [
+    let edits: [fn(&mut Device); 6] = [
         |device| device.mtu = 1400,
+        |device| device.mac = OTHER_MAC,
         |device| device.accepts_advertisements = true,
         |device| device.checksum_offload = Some(false),
         |device| device.kind = vxlan(|vxlan| vxlan.learning = true).kind,
@@ -372,10 +374,19 @@ async fn another_mac_address_costs_the_neighbours_and_the_last_ipv4_address_what
 async fn a_removed_device_takes_everything_with_it_and_says_so() {
     let kernel = filled();
     let mut watch = kernel.watch(&scope()).unwrap();
-    let differs = Op::Remove(plain().into());
-    assert_eq!(failure(&kernel, differs).await.kind, OpErrorKind::Gone);
-    let there = kernel.device("flannel.1").unwrap();
-    done(&kernel, Op::Remove(there.into())).await;
+    let another = vxlan(|vxlan| vxlan.port = 4789);
+    let (remove, replace) = (
+        Op::Remove(another.clone().into()),
+        Op::Replace {
+            from: another.into(),
+            to: plain().into(),
+        },
+    );
+    for differs in [remove, replace] {
+        assert_eq!(failure(&kernel, differs).await.kind, OpErrorKind::Gone);
+    }
+    // Settings that have changed since do not make it another.
+    done(&kernel, Op::Remove(plain().into())).await;
     assert_eq!(kernel.objects(&scope()), []);
     let events = ready(&mut watch);
     let [entry, v4, v6, _, route] = peer();

@@ -116,6 +116,10 @@ impl Kernel {
         }
         match op {
             Op::Add(object) => self.add(object),
+            Op::Replace {
+                from: Object::Device(from),
+                to: Object::Device(to),
+            } => self.replace_device(from, to),
             Op::Replace { to, .. } => self.replace(to),
             Op::Remove(object) => self.remove(object),
         }

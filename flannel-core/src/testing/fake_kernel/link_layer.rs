@@ -60,7 +60,8 @@ impl Kernel {
         Ok(())
     }
 
-    /// Removes the permanent neighbour that is like this one in every field.
+    /// Removes the permanent neighbour that is like this one in every field. What is announced is one
+    /// that has failed, as `neigh_delete` makes it before it goes.
     pub(super) fn remove_neighbour(&mut self, neighbour: &Neighbour) -> Result<(), OpError> {
         let entry = Entry {
             mac: neighbour.mac,
@@ -70,7 +71,7 @@ impl Kernel {
             return Err(refused(OpErrorKind::Gone, neighbour));
         }
         self.link_layer.neighbours.remove(&neighbour.id);
-        self.announce(Changed::Vanished((*neighbour).into()));
+        self.announce(Changed::Gone(ObjectId::Neighbour(neighbour.id)));
         Ok(())
     }
 

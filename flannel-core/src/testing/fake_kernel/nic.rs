@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use super::kernel::{Kernel, refused, refused_because};
-use crate::{Device, DeviceKind, DeviceName, Link, LinkAddress, MacAddress, OpError, OpErrorKind, Vxlan};
+use crate::{
+    Device, DeviceKind, DeviceName, Link, LinkAddress, MacAddress, Neighbour, OpError, OpErrorKind, Vxlan,
+};
 
 /// What a VXLAN packet needs beside what it carries, in bytes: the inner Ethernet header, VXLAN, UDP and
 /// IPv4 or IPv6.
@@ -36,6 +38,14 @@ impl Nic {
         match &self.kind {
             DeviceKind::Vxlan(vxlan) => Some(vxlan),
             DeviceKind::Other(_) => None,
+        }
+    }
+
+    /// Whether it is the one that was seen before, though settings may have changed since.
+    fn is_the_same(&self, seen: &Device) -> bool {
+        match (&self.kind, &seen.kind) {
+            (DeviceKind::Vxlan(now), DeviceKind::Vxlan(seen)) => (now.vni, now.port) == (seen.vni, seen.port),
+            (now, seen) => now == seen,
         }
     }
 
@@ -74,7 +84,7 @@ impl Kernel {
             ));
         };
         self.check_vxlan(wanted, vxlan)?;
-        // A device that is made is cut to what its uplink can carry.
+        // A device that is made is cut to what its uplink can carry, and that is told of.
         let mtu = wanted.mtu.min(self.largest_mtu(vxlan));
         self.last_index += 1;
         let index = self.last_index;
@@ -95,7 +105,28 @@ impl Kernel {
             checksum_offload: wanted.checksum_offload.or(Some(true)),
         };
         self.set_nic(index, Some(nic));
+        if mtu < wanted.mtu {
+            return Err(refused(OpErrorKind::Other, wanted));
+        }
         Ok(())
+    }
+
+    /// Turns the device that was seen into another, unless another has its name by now. Neighbours that
+    /// go with a MAC address are put back.
+    pub(super) fn replace_device(&mut self, seen: &Device, wanted: &Device) -> Result<(), OpError> {
+        let nic = self.nic(seen.name);
+        if nic.is_some_and(|nic| !nic.is_the_same(seen)) {
+            return Err(refused(OpErrorKind::Gone, wanted));
+        }
+        let in_place = nic.filter(|nic| nic.device().is_remade_for(wanted).is_none());
+        let another_mac = in_place.is_some_and(|nic| nic.link.mac != Some(wanted.mac));
+        let neighbours = self.link_layer.neighbours();
+        let lost: Vec<Neighbour> = neighbours
+            .filter(|neighbour| another_mac && neighbour.id.device == wanted.name)
+            .collect();
+        self.change_device(wanted)?;
+        lost.iter()
+            .try_for_each(|neighbour| self.put_neighbour(neighbour))
     }
 
     /// Turns the device of this name into another: in place where that can be done. Makes it where there
@@ -113,18 +144,17 @@ impl Kernel {
             return self.make_device(wanted);
         }
         self.check_vxlan(wanted, vxlan)?;
-        if wanted.mtu != nic.link.mtu && wanted.mtu > self.largest_mtu(vxlan) {
+        let too_large = wanted.mtu != nic.link.mtu && wanted.mtu > self.largest_mtu(vxlan);
+        if too_large || nic.vxlan().is_some_and(|before| is_v6(before) != is_v6(vxlan)) {
             return Err(refused(OpErrorKind::Other, wanted));
         }
         self.set_nic(index, Some(nic.changed_to(wanted)));
         Ok(())
     }
 
-    /// Removes a device that is like this one in every field.
+    /// Removes the device that was seen.
     pub(super) fn remove_device(&mut self, device: &Device) -> Result<(), OpError> {
-        let found = self
-            .nic(device.name)
-            .filter(|nic| nic.vxlan().is_some() && nic.device() == *device);
+        let found = self.nic(device.name).filter(|nic| nic.is_the_same(device));
         let index = found.map(|nic| nic.link.index);
         let index = index.ok_or_else(|| refused(OpErrorKind::Gone, device))?;
         self.set_nic(index, None);

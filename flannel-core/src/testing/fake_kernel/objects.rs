@@ -63,7 +63,7 @@ impl Kernel {
         }
     }
 
-    /// Removes an object, if it is there in every field.
+    /// Removes an object, if it is there in every field, or the device that it was.
     pub(super) fn remove(&mut self, object: &Object) -> Result<(), OpError> {
         match object {
             Object::Device(device) => self.remove_device(device),

@@ -1,6 +1,7 @@
 use futures_util::FutureExt;
 use tokio::task::unconstrained;
 
+use super::kernel::is_default;
 use super::*;
 use crate::testing::programmer_contract::{self, Disturbance, Foreign, ProgrammerHarness};
 use crate::{Hops, RouteId, RouteKind};

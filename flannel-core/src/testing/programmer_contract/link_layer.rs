@@ -37,7 +37,7 @@ pub async fn neighbours_and_entries_take_the_place_of_what_is_there(harness: &dy
 }
 
 /// Adds the first, and replaces it by the second.
-async fn put_both_ways(harness: &dyn ProgrammerHarness, all: &mut Vec<Object>, [first, second]: [Object; 2]) {
+async fn put_both_ways(harness: &dyn ProgrammerHarness, all: &mut [Object], [first, second]: [Object; 2]) {
     add_all(harness, std::slice::from_ref(&first)).await;
     exchange(all, &first);
     assert_is(harness, all).await;

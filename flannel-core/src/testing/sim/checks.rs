@@ -1,6 +1,6 @@
 //! What must hold in a simulated network: always, and at rest.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -9,21 +9,17 @@ use ipnet::IpNet;
 use tokio::time::Instant;
 
 use super::{NETWORKS, Sim, SimHost};
-use crate::testing::{Handover, Holder, LogEntry};
+use crate::testing::{Handover, Holder};
 use crate::{
-    DEFAULT_PROTOCOL, Family, Hop, Lease, NodeId, Object, ObjectId, Op, PROTOCOL_BOOT, Reason, Route,
-    RouteId, SubnetKey,
+    DEFAULT_PROTOCOL, Family, Lease, NodeId, Object, ObjectId, Op, Reason, Route, RouteId, State, SubnetKey,
 };
-
-/// Long enough for every host to know of a change, and for what was forgotten to be let go.
-const KNOWN_TO_ALL: Duration = Duration::from_secs(90);
 
 /// By then an engine has looked at its kernel, even if some looks fail.
 const LOOKED: Duration = Duration::from_secs(60);
 
 /// What a host ought to come to, straight from the store.
 struct Expected {
-    routes: BTreeSet<String>,
+    objects: State,
     peers: usize,
     refused: usize,
     /// Peers for which a route of the operator's is in the way.
@@ -99,84 +95,17 @@ impl Sim {
         self.handovers_checked = handovers.len();
     }
 
-    /// What a visible lease wants is never removed, nothing unmarked ever is, and only what is ours
-    /// or stands where ours belongs is replaced.
-    fn check_removals(&mut self) {
-        let leases = self.store.leases();
-        let by_net: BTreeMap<IpNet, &Lease> = leases
-            .iter()
-            .flat_map(|lease| lease.subnet.nets().map(move |net| (net, lease)))
-            .collect();
-        for number in 0..self.hosts.len() {
-            let host = &self.hosts[number];
-            let log = host.kernel.log();
-            for entry in log.get(host.checked..).unwrap_or(&log) {
-                self.check_mark(number, entry);
-                let (Op::Remove(Object::Route(route)), Ok(())) = (&entry.op, &entry.outcome) else {
-                    continue;
-                };
-                let plain = route.id == RouteId::to(route.id.destination);
-                let Some(lease) = by_net.get(&route.id.destination).filter(|_| plain) else {
-                    continue;
-                };
-                let family = Family::of_net(route.id.destination);
-                let wanted = route.hops.as_slice().first().and_then(|hop| hop.gateway)
-                    == lease.attrs.public.get(family).copied()
-                    && !host.is_own(lease)
-                    && !leases
-                        .iter()
-                        .any(|other| other.subnet != lease.subnet && other.subnet.overlaps(&lease.subnet))
-                    && in_network(&lease.subnet, &self.ranges());
-                assert!(
-                    !(wanted && self.stands_for_long(&lease.subnet, entry.at)),
-                    "host {number} removed {route}, which the lease {} wants; {}",
-                    lease.subnet,
-                    self.replay()
-                );
-            }
-            self.hosts[number].checked = log.len();
-        }
-    }
-
-    fn check_mark(&self, number: usize, entry: &LogEntry) {
-        let ours =
-            |object: &Object| matches!(object, Object::Route(route) if route.protocol == DEFAULT_PROTOCOL);
-        let corrected = |object: &Object| {
-            matches!(object, Object::Route(route)
-                if route.protocol == PROTOCOL_BOOT && route.id == RouteId::to(route.id.destination))
-        };
-        let allowed = match &entry.op {
-            Op::Add(object) => ours(object),
-            Op::Replace { from, to } => ours(to) && (ours(from) || corrected(from)),
-            Op::Remove(object) => ours(object),
-        };
-        assert!(
-            allowed,
-            "host {number} touched what is not ours: {:?}; {}",
-            entry.op,
-            self.replay()
-        );
-    }
-
-    /// Whether nothing happened to this subnet, nor to any that overlaps it, for long.
-    fn stands_for_long(&self, subnet: &SubnetKey, at: Instant) -> bool {
-        let handovers = self.store.handovers();
-        handovers
-            .iter()
-            .all(|handover| !handover.subnet.overlaps(subnet) || handover.at + KNOWN_TO_ALL < at)
-    }
-
     /// What an operator put there stays, at the latest since the engine has seen it.
     fn check_statics(&mut self) {
         for number in 0..self.hosts.len() {
-            let (there, log) = (
-                self.hosts[number].kernel.routes(),
-                self.hosts[number].kernel.log(),
-            );
+            let there = self.hosts[number].kernel.routes();
             let gone = |(_, route): &&(Instant, Route)| !is_there(route, &there);
             for (since, route) in self.hosts[number].statics.iter().filter(gone) {
+                let log = self.hosts[number].kernel.log();
                 let culprit = log.iter().find(|entry| {
-                    entry.op.id() == ObjectId::Route(route.id)
+                    // An addition takes nothing away.
+                    !matches!(entry.op, Op::Add(_))
+                        && entry.op.id() == ObjectId::Route(route.id)
                         && entry.outcome.is_ok()
                         && entry.at > *since + LOOKED
                 });
@@ -199,10 +128,17 @@ impl Sim {
         self.check_always();
         for (number, host) in self.hosts.iter().enumerate() {
             let expected = self.expected(host);
-            assert_eq!(
-                host.our_routes(),
-                expected.routes,
-                "host {number}: {}",
+            let there = self.our_objects(host);
+            let fits = there.keys().eq(expected.objects.keys())
+                && there
+                    .values()
+                    .zip(expected.objects.values())
+                    .all(|(is, wanted)| is.satisfies(wanted));
+            assert!(
+                fits,
+                "host {number} has\n{}\nand ought to have\n{}\n{}",
+                lines(&there),
+                lines(&expected.objects),
                 self.replay()
             );
             let Some(status) = host.engine().map(crate::EngineHandle::status) else {
@@ -245,7 +181,9 @@ impl Sim {
         leases.sort_by_key(|lease| (lease.created, lease.subnet));
         let ranges = self.ranges();
         let own = host.own_subnet();
-        let (mut admitted, mut refused) = (Vec::<Lease>::new(), 0);
+        let planner = self.planner(host);
+        let (mut objects, base) = (State::new(), planner.base());
+        let (mut admitted, mut peers, mut refused) = (Vec::<Lease>::new(), Vec::<Lease>::new(), 0);
         for lease in leases.into_iter().filter(|lease| Some(lease.subnet) != own) {
             let overlaps = |other: SubnetKey| other.overlaps(&lease.subnet);
             let fits = in_network(&lease.subnet, &ranges)
@@ -257,47 +195,71 @@ impl Sim {
                         || address
                             .is_some_and(|address| is_host(address) && !self.is_address_of(address, host))
                 });
-            if lease.attrs.backend != "host-gw"
+            if lease.attrs.backend != self.backend.kind()
                 && in_network(&lease.subnet, &ranges)
                 && !own.is_some_and(overlaps)
             {
                 // Another backend's: neither peer nor fault.
-            } else if fits && !admitted.iter().any(|older| overlaps(older.subnet)) {
-                admitted.push(lease);
-            } else {
-                refused += 1;
+                continue;
+            }
+            let admits = fits && !admitted.iter().any(|older| overlaps(older.subnet));
+            if admits {
+                admitted.push(lease.clone());
+            }
+            let agrees = |asked: &State| {
+                let mut asked = asked.iter();
+                asked.all(|(id, object)| objects.get(id).is_none_or(|there| there == object))
+            };
+            match planner.peer(&lease).filter(|asked| admits && agrees(asked)) {
+                Some(asked) => {
+                    objects.extend(asked);
+                    peers.push(lease);
+                }
+                None => refused += 1,
             }
         }
+        objects.extend(base);
         let there = host.kernel.routes();
-        let (mut routes, mut blocked) = (BTreeSet::new(), BTreeSet::new());
-        for lease in &admitted {
-            for range in &ranges {
-                let family = Family::of_net(*range);
-                let (Some(net), Some(gateway)) = (lease.subnet.net(family), lease.attrs.public.get(family))
-                else {
-                    continue;
-                };
+        let mut blocked = BTreeSet::new();
+        for lease in &peers {
+            for net in lease.subnet.nets() {
                 let id = RouteId::to(net);
                 if there
                     .iter()
                     .any(|route| route.id == id && route.protocol != DEFAULT_PROTOCOL)
                 {
                     blocked.insert(lease.subnet);
-                    continue;
+                    objects.remove(&ObjectId::Route(id));
                 }
-                let hop = Hop::via(*gateway, "eth0".parse().expect("a device name"));
-                routes.insert(Route::unicast(net, hop, DEFAULT_PROTOCOL).to_string());
             }
         }
         Expected {
-            routes,
-            peers: admitted.len(),
+            objects,
+            peers: peers.len(),
             refused,
             blocked,
         }
     }
 
-    fn ranges(&self) -> Vec<IpNet> {
+    /// What is ours of what is in a host's kernel.
+    fn our_objects(&self, host: &SimHost) -> State {
+        let ranges = self.ranges();
+        let ours = |object: &Object| match object {
+            Object::Route(route) => route.protocol == DEFAULT_PROTOCOL,
+            Object::Address(address) => ranges.iter().any(|range| range.contains(&address.id.net)),
+            _ => true,
+        };
+        let mut scope = self.scope();
+        // Wherever a route of ours leads.
+        scope.networks = vec![
+            "0.0.0.0/0".parse().expect("a prefix"),
+            "::/0".parse().expect("a prefix"),
+        ];
+        let objects = host.kernel.objects(&scope).into_iter().filter(ours);
+        objects.map(|object| (object.id(), object)).collect()
+    }
+
+    pub(super) fn ranges(&self) -> Vec<IpNet> {
         let enabled = [self.families.v4(), self.families.v6()];
         let networks = NETWORKS.iter().zip(enabled).filter(|(_, enabled)| *enabled);
         networks
@@ -335,8 +297,8 @@ impl Sim {
             let own = status.and_then(|status| status.lease.map(|own| own.subnet.to_string()));
             let _ = writeln!(
                 picture,
-                "host {number}: {own:?} {:?} {reasons:?}",
-                host.our_routes()
+                "host {number}: {own:?} {reasons:?}\n{}",
+                lines(&self.our_objects(host))
             );
         }
         picture
@@ -360,7 +322,7 @@ impl SimHost {
         Some(self.engine()?.status().lease?.subnet)
     }
 
-    fn is_own(&self, lease: &Lease) -> bool {
+    pub(super) fn is_own(&self, lease: &Lease) -> bool {
         let node: Option<NodeId> = lease.attrs.node;
         Some(lease.subnet) == self.own_subnet() || node.is_some_and(|node| self.nodes.contains(&node))
     }
@@ -383,13 +345,18 @@ fn is_there(route: &Route, routes: &[Route]) -> bool {
     })
 }
 
-fn in_network(subnet: &SubnetKey, ranges: &[IpNet]) -> bool {
+pub(super) fn in_network(subnet: &SubnetKey, ranges: &[IpNet]) -> bool {
     let parts: Vec<bool> = ranges
         .iter()
         .filter_map(|range| Some((range, subnet.net(Family::of_net(*range))?)))
         .map(|(range, net)| range.contains(&net) && net.prefix_len() > range.prefix_len())
         .collect();
     !parts.is_empty() && parts.iter().all(|inside| *inside)
+}
+
+fn lines(objects: &State) -> String {
+    let lines: Vec<String> = objects.values().map(ToString::to_string).collect();
+    lines.join("\n")
 }
 
 fn is_host(address: IpAddr) -> bool {

@@ -1,5 +1,6 @@
 //! What can happen to a simulated network, drawn by the seed.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -9,8 +10,11 @@ use super::{NETWORKS, Random, Sim};
 use crate::testing::{Cut, Failure, Operator};
 use crate::{DEFAULT_PROTOCOL, Hop, LeaseAttrs, OpErrorKind, Route, SubnetKey};
 
-/// How many kinds of faults there are.
+/// How many kinds of faults there are without devices.
 const FAULTS: usize = 46;
+
+/// And how many more are done to devices.
+const DEVICE_FAULTS: usize = 10;
 
 /// The protocol of what an operator puts there by hand: `static`.
 const PROTOCOL_STATIC: u8 = 4;
@@ -19,7 +23,8 @@ impl Sim {
     /// Draws a fault, lets it happen, and lets some time pass.
     pub async fn step(&mut self) {
         let host = self.random.below(self.hosts.len());
-        let fault = self.random.below(FAULTS);
+        let devices = if self.backend.tunnels() { DEVICE_FAULTS } else { 0 };
+        let fault = self.random.below(FAULTS + devices);
         self.history
             .push(format!("{:?} fault {fault} on host {host}", Instant::now()));
         self.inject(fault, host).await;
@@ -103,13 +108,14 @@ impl Sim {
             }
             43 => self.enlarge(),
             44 => {
-                let config = self.families.config().replace("host-gw", "vxlan");
-                self.store.put_config(Some(&config));
+                let other = self.families.config(r#"{"Type":"udp"}"#);
+                self.store.put_config(Some(&other));
             }
             45 => {
-                let config = self.families.config();
+                let config = self.config();
                 self.store.put_config(Some(&config));
             }
+            46.. => self.disturb(fault - FAULTS, host, times),
             // There is no uplink to do it to.
             _ => {}
         }
@@ -127,7 +133,7 @@ impl Sim {
     /// Enlarges the network live. Subnets are still given out in the first part only.
     pub fn enlarge(&mut self) {
         self.enlarged = true;
-        let config = self.families.enlarged();
+        let config = self.families.enlarged(self.backend.options);
         self.store.put_config(Some(&config));
     }
 
@@ -140,13 +146,22 @@ impl Sim {
 
     /// A lease that a configuration tool put there, or put otherwise.
     pub fn put_lease(&self, subnet: SubnetKey, v4: &str, v6: &str) {
+        let address = v4.parse().or(v6.parse()).ok();
+        self.put_lease_of(subnet, v4, v6, address);
+    }
+
+    /// Likewise, with the data that a host of the address `data` publishes.
+    fn put_lease_of(&self, subnet: SubnetKey, v4: &str, v6: &str, data: Option<IpAddr>) {
         let public = crate::PerFamily {
             v4: v4.parse().ok(),
             v6: v6.parse().ok(),
         };
+        let data = || data.and_then(self.backend.data);
         let attrs = LeaseAttrs {
             public,
-            backend: "host-gw".to_owned(),
+            backend: self.backend.kind().to_owned(),
+            backend_data: data(),
+            backend_v6_data: data(),
             ..LeaseAttrs::default()
         };
         self.store.put_raw(&subnet.to_key(), &attrs.to_json());
@@ -157,10 +172,15 @@ impl Sim {
     fn static_peer(&mut self) {
         let subnet = self.any_subnet();
         let number = 1 + self.random.below(4);
-        self.put_lease(
+        // A copied host publishes what another does.
+        let copied = self.backend.tunnels() && self.random.below(4) == 0;
+        let of = if copied { 1 + self.random.below(4) } else { number };
+        let address = |number: usize| format!("192.0.200.{number}");
+        self.put_lease_of(
             subnet,
-            &format!("192.0.200.{number}"),
+            &address(number),
             &format!("fd00::200:{number}"),
+            address(of).parse().ok(),
         );
     }
 
@@ -184,7 +204,7 @@ impl Sim {
             }
             _ => self.store.put_raw(
                 &subnet.to_key(),
-                r#"{"PublicIP":"192.0.200.9","PublicIPv6":"fd00::200:9","BackendType":"vxlan"}"#,
+                r#"{"PublicIP":"192.0.200.9","PublicIPv6":"fd00::200:9","BackendType":"udp"}"#,
             ),
         }
     }

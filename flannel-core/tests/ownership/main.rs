@@ -1,6 +1,8 @@
 //! Whose is a kernel object?
 #![expect(clippy::unwrap_used, reason = "a failed test is a panic")]
 
+mod devices;
+
 use flannel_core::{
     DEFAULT_PROTOCOL, Hop, Hops, Object, ObjectId, Owner, Ownership, PROTOCOL_BOOT, PROTOCOL_KERNEL, Route,
     RouteId, RouteKind, Scope,
