@@ -53,8 +53,8 @@ pub(super) struct World {
     /// What is to be there whoever the peers are.
     base: Vec<ObjectId>,
     base_marked: bool,
-    /// The first lease that this process held: what the backend published with it stays, whatever others
-    /// make of the store's value.
+    /// The first lease that this process held, with what the backend published then: that stays, whatever
+    /// others make of the store's value.
     first: Option<Lease>,
     /// The lease that the kernel's state was planned with, with what the backend publishes: kept while
     /// another is being taken.
@@ -331,11 +331,12 @@ impl World {
         self.peers.let_go(now);
         match self.registrar.own() {
             Some(own) => {
-                self.first.get_or_insert_with(|| own.clone());
                 let mut own = own.clone();
                 if let Some(published) = self.surroundings.attrs() {
+                    own.attrs.backend.clone_from(&published.backend);
                     own.attrs.backend_data.clone_from(&published.backend_data);
                     own.attrs.backend_v6_data.clone_from(&published.backend_v6_data);
+                    self.first.get_or_insert_with(|| own.clone());
                 }
                 let same = |planned: &Lease| planned.subnet == own.subnet && planned.attrs == own.attrs;
                 if !self.planned_with.as_ref().is_some_and(same) {

@@ -58,7 +58,7 @@ const RELEASE: KernelRelease = KernelRelease { major: 6, minor: 18 };
 ///   its uplink's MTU when it is made. One that goes down loses its neighbours and IPv6 addresses and
 ///   keeps its forwarding entries, and comes up only when nobody else has its UDP port. Another MAC
 ///   address costs it all its neighbours, the last IPv4 address those of IPv4.
-///   A plan that gives it another puts them back.
+///   A plan that gives it another puts them back. One that is to be made anew stays where that cannot be.
 /// * An added neighbour or forwarding entry takes the place of the one that is there. An address does
 ///   not.
 /// * Every change is announced, to whoever made it, too. No event tells a route's position. A link

@@ -133,6 +133,7 @@ pub async fn overlay<H: ProgrammerHarness>(make: impl AsyncFn() -> H) {
     without_a_device_nothing_can_be_made(&make().await).await;
     what_can_be_changed_in_place_is(&make().await).await;
     what_cannot_be_changed_in_place_makes_the_device_anew(&make().await).await;
+    a_device_that_cannot_be_made_anew_stays(&make().await).await;
     replace_makes_a_device_that_has_gone(&make().await).await;
     a_removed_device_takes_along_what_is_on_it(&make().await).await;
     a_device_that_is_down_loses_its_neighbours_and_routes(&make().await).await;

@@ -131,6 +131,8 @@ pub struct Sim {
     enlarged: bool,
     /// Whether its devices have ever been others.
     renumbered: bool,
+    /// Whether two hosts have ever had one id, and so one MAC address.
+    cloned: bool,
     history: Vec<String>,
     holders: BTreeMap<SubnetKey, Holder>,
     handovers_checked: usize,
@@ -190,6 +192,7 @@ impl Sim {
             next_node: 1,
             enlarged: false,
             renumbered: false,
+            cloned: false,
             history: Vec::new(),
             holders: BTreeMap::new(),
             handovers_checked: 0,

@@ -63,6 +63,29 @@ async fn a_device_that_is_deleted_while_its_port_is_taken_is_back_with_all_peers
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_device_whose_new_port_is_taken_goes_on_with_the_old_one_and_changes_when_that_is_free() {
+    let host = Host::ready().await;
+    let before = host.picture();
+    host.kernel.take_port(4789, "openvswitch");
+    host.store
+        .put_config(Some(&DUAL.replace(r#""vxlan""#, r#""vxlan","Port":4789"#)));
+    host.until("a word about it", |host| device_reason(host).is_some())
+        .await;
+    let text = device_reason(&host).unwrap();
+    assert!(text.contains("4789") && text.contains("openvswitch"), "{text}");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(host.picture(), before, "packets go on by the old port");
+    host.kernel.free_port(4789);
+    host.until("the change", |host| {
+        let picture = host.picture();
+        about(&picture, "dstport 4789").len() == 2 && picture.len() == before.len()
+    })
+    .await;
+    host.has(3).await;
+    assert_eq!(host.reasons(), []);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_device_that_cannot_come_up_is_named_and_comes_up_later() {
     let host = Host::ready().await;
     let before = host.picture();

@@ -139,11 +139,11 @@ impl Kernel {
             return Err(refused(OpErrorKind::Exists, wanted));
         };
         let index = nic.link.index;
+        self.check_vxlan(wanted, vxlan)?;
         if nic.device().is_remade_for(wanted).is_some() {
             self.set_nic(index, None);
             return self.make_device(wanted);
         }
-        self.check_vxlan(wanted, vxlan)?;
         let too_large = wanted.mtu != nic.link.mtu && wanted.mtu > self.largest_mtu(vxlan);
         if too_large || nic.vxlan().is_some_and(|before| is_v6(before) != is_v6(vxlan)) {
             return Err(refused(OpErrorKind::Other, wanted));

@@ -163,6 +163,28 @@ pub async fn what_cannot_be_changed_in_place_makes_the_device_anew(harness: &dyn
     }
 }
 
+/// A device that cannot be made anew, since another has the identifier, stays with all that is on it.
+pub async fn a_device_that_cannot_be_made_anew_stays(harness: &dyn ProgrammerHarness) {
+    let all = make(harness, Family::V4).await;
+    let before = device(harness, Family::V4);
+    let wanted = with(&before, |vxlan| vxlan.vni = 4244);
+    let other = Device {
+        name: other_name(),
+        ..wanted.clone()
+    };
+    add_all(harness, &[other.into()]).await;
+    let op = Op::Replace {
+        from: before.into(),
+        to: wanted.into(),
+    };
+    let failed = apply(harness, &[op]).await.failed;
+    let [(0, error)] = &failed[..] else {
+        panic!("{failed:?}");
+    };
+    assert!(error.text.contains(name().as_str()), "{error}");
+    assert_is(harness, &all).await;
+}
+
 /// `Replace` of a device that somebody deleted since the dump makes it.
 pub async fn replace_makes_a_device_that_has_gone(harness: &dyn ProgrammerHarness) {
     let wanted = device(harness, Family::V4);

@@ -139,6 +139,7 @@ impl Sim {
 
     /// Gives one host the state directory of another: two hosts with one id.
     pub fn clone_state(&mut self, from: usize, to: usize) {
+        self.cloned = true;
         let (node, previous) = (self.hosts[from].node(), self.hosts[from].previous);
         self.hosts[to].nodes.push(node);
         self.hosts[to].previous = previous;

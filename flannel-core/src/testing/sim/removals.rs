@@ -96,7 +96,9 @@ impl Sim {
         for entry in removed {
             let object = entry.op.object();
             let rests_on = |device: &DeviceName| object.rests_on(device);
-            if self.renumbered && self.devices().iter().any(rests_on) {
+            // It is not seen from here what a host took for wanted then.
+            let unclear = self.renumbered || self.cloned;
+            if unclear && self.devices().iter().any(rests_on) {
                 continue;
             }
             let wants = |(lease, own): &&(&Lease, State)| {

@@ -303,6 +303,17 @@ pub(super) const CASES: &[Case] = &[
         "",
     ),
     case(
+        "somebody changes our devices, routes or neighbours all the time",
+        Daemon(
+            vxlan!(
+                "",
+                "{ while sleep 0.3; do ip link set flannel.1 mtu 1300; done >/dev/null 2>&1 & meddler=$!; }"
+            ),
+            "",
+        ),
+        "kill $meddler; wait $meddler",
+    ),
+    case(
         "a range that is none in `NonMasqueradeCIDRs`",
         Daemon(
             r#"etcdctl put /coreos.com/network/config '{"Network":"172.7.0.0/16","NonMasqueradeCIDRs":["192.168.0.300/16"],"Backend":{"Type":"host-gw"}}'"#,
