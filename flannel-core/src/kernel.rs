@@ -62,16 +62,23 @@ impl Scope {
     /// Whether an object is in scope.
     #[must_use]
     pub fn includes(&self, id: &ObjectId) -> bool {
-        match id {
-            ObjectId::Route(route) => self.covers(route.destination),
-            _ => id.device().is_some_and(|device| self.has(&device)),
-        }
+        includes(&self.networks, &self.devices, id)
     }
 
     /// Whether a device is in scope.
     #[must_use]
     pub fn has(&self, device: &DeviceName) -> bool {
         self.devices.contains(device)
+    }
+}
+
+/// Whether an object leads into one of these networks, or is on one of these devices, or one of them.
+pub(crate) fn includes(networks: &[IpNet], devices: &[DeviceName], id: &ObjectId) -> bool {
+    match id {
+        ObjectId::Route(route) => networks
+            .iter()
+            .any(|network| network.contains(&route.destination)),
+        _ => id.device().is_some_and(|device| devices.contains(&device)),
     }
 }
 

@@ -83,6 +83,15 @@ impl Object {
 }
 
 impl ObjectId {
+    /// The device that it is.
+    #[must_use]
+    pub const fn as_device(&self) -> Option<DeviceName> {
+        match self {
+            Self::Device(device) => Some(*device),
+            _ => None,
+        }
+    }
+
     /// The device that it is, or is on. Routes lead over devices, and are on none.
     #[must_use]
     pub const fn device(&self) -> Option<DeviceName> {

@@ -97,7 +97,7 @@ impl StateDir {
             source,
         };
         made::make(root, &path).map_err(failed)?;
-        let names = names::open(root).map_err(failed)?;
+        let names = open_to_lock(&root.join(names::LOCK)).map_err(failed)?;
         let lock = lock(&path, purpose).map_err(|error| error.or_io(&path))?;
         let node = node_id(&path.join("node-id")).map_err(failed)?;
         let described = path.join(PURPOSE);
@@ -200,14 +200,15 @@ const LOCK: &str = "lock";
 /// In a state: what its daemon is for.
 const PURPOSE: &str = "purpose";
 
+/// A file as it is, or made; not locked yet.
+fn open_to_lock(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(false);
+    options.open(path)
+}
+
 fn lock(directory: &Path, purpose: &str) -> Result<File, LockError> {
-    let options = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(directory.join(LOCK));
-    let mut file = options.map_err(LockError::Io)?;
+    let mut file = open_to_lock(&directory.join(LOCK)).map_err(LockError::Io)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {

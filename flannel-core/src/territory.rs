@@ -2,6 +2,7 @@
 
 use ipnet::IpNet;
 
+use crate::kernel::includes;
 use crate::{DeviceName, ObjectId, Scope};
 
 /// Networks in which there are routes of ours, and devices of ours.
@@ -37,13 +38,7 @@ impl Territory {
 
     /// Whether an object is in it.
     pub(crate) fn includes(&self, id: &ObjectId) -> bool {
-        match id {
-            ObjectId::Route(route) => {
-                let mut networks = self.networks.iter();
-                networks.any(|network| network.contains(&route.destination))
-            }
-            _ => id.device().is_some_and(|device| self.devices.contains(&device)),
-        }
+        includes(&self.networks, &self.devices, id)
     }
 }
 

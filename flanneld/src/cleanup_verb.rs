@@ -167,11 +167,7 @@ async fn objects(netlink: &Netlink, protocol: u8, scope: Scope) -> Result<Plan, 
     let dump = netlink.dump(&scope).await?;
     let (ours, _) = Ownership { scope, protocol }.split(dump, |_| false);
     let removals = diff(&ours, &State::new());
-    let devices: Vec<DeviceName> = ours
-        .keys()
-        .filter(|id| matches!(id, ObjectId::Device(_)))
-        .filter_map(ObjectId::device)
-        .collect();
+    let devices: Vec<DeviceName> = ours.keys().filter_map(ObjectId::as_device).collect();
     let goes_along = |op: &Op| devices.iter().any(|device| op.object().rests_on(device));
     Ok(removals.into_iter().filter(|op| !goes_along(op)).collect())
 }

@@ -3,11 +3,10 @@
 use std::fmt::Write as _;
 use std::io::{self, Read};
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_core::{
-    DataPlane, DeviceName, Host, HostSource, Lease, Misspelt, NetworkConfig, NodeId, Protected, Range,
+    Backend, DeviceName, Host, HostSource, Lease, Misspelt, NetworkConfig, NodeId, Protected, Range,
     StoreError, StoreEvent, SubnetKey, choose_uplink,
 };
 use flannel_netlink::Netlink;
@@ -177,22 +176,17 @@ fn subnets(range: &Range) -> String {
 
 /// Options that the backend does not know, and whose names are nearly known ones.
 fn misspelt_options(config: &NetworkConfig) -> Vec<Misspelt> {
-    let backends = backends();
-    let backend = backends
-        .iter()
-        .find(|backend| backend.kind() == config.backend.kind);
-    backend.map_or_else(Vec::new, |backend| config.backend.misspelt(backend.options()))
+    backend_of(config).map_or_else(Vec::new, |backend| config.backend.misspelt(backend.options()))
 }
 
 fn backend(config: &NetworkConfig) -> Result<String, ConfigVerbError> {
     let kind = config.backend.kind.as_str();
-    let backends = backends();
-    if let Some(backend) = backends.iter().find(|backend| backend.kind() == kind) {
+    if let Some(backend) = backend_of(config) {
         let configured = backend.configure(config);
         configured.map_err(|error| ConfigVerbError::Invalid(error.to_string()))?;
         return Ok(kind.to_owned());
     }
-    let there: Vec<&str> = backends.iter().map(|backend| backend.kind()).collect();
+    let there: Vec<&str> = backends().iter().map(|backend| backend.kind()).collect();
     if BACKENDS_OF_FLANNEL.contains(&kind) {
         return Ok(format!(
             "{kind}\nwarning   this flanneld has no backend {kind}: only hosts that run flannel will join"
@@ -271,7 +265,7 @@ async fn this_host(config: &NetworkConfig, leases: &[Lease], endpoints: &[IpAddr
         .map(|(_, address)| address.to_string())
         .collect();
     let mut text = format!("this host {} {}\n", host.uplink.device, addresses.join(" "));
-    let data_plane = data_plane(config);
+    let data_plane = backend_of(config).and_then(|backend| backend.configure(config).ok());
     if let Some(Err(error)) = data_plane
         .as_ref()
         .map(|data_plane| data_plane.publish(&host, None))
@@ -292,13 +286,10 @@ async fn this_host(config: &NetworkConfig, leases: &[Lease], endpoints: &[IpAddr
     text
 }
 
-/// The config's backend with its options, where there is one here.
-fn data_plane(config: &NetworkConfig) -> Option<Arc<dyn DataPlane>> {
-    let backends = backends();
-    let backend = backends
-        .iter()
-        .find(|backend| backend.kind() == config.backend.kind)?;
-    backend.configure(config).ok()
+/// The backend that the config names, where there is one here.
+fn backend_of(config: &NetworkConfig) -> Option<Box<dyn Backend>> {
+    let mut backends = backends().into_iter();
+    backends.find(|backend| backend.kind() == config.backend.kind)
 }
 
 /// Devices beside the uplink, and those of the backend, with addresses in the network: right where the prefix is one

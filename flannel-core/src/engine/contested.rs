@@ -82,8 +82,7 @@ impl Contested {
 
     /// The devices that are fought for.
     pub(super) fn devices(&self) -> Vec<DeviceName> {
-        let device = |id: ObjectId| id.device().filter(|device| id == ObjectId::Device(*device));
-        self.fought().filter_map(|(id, _)| device(id)).collect()
+        self.fought().filter_map(|(id, _)| id.as_device()).collect()
     }
 
     /// Forgets what is calm.

@@ -94,7 +94,7 @@ impl PassLog {
                 None => info!(device = %to, was = %from, "device {what}"),
             };
         }
-        let is_device = matches!(op.id(), ObjectId::Device(_));
+        let is_device = op.id().as_device().is_some();
         if !is_device && (self.summed || !take(&mut self.changes_left)) {
             if !self.at_start {
                 self.unsaid.count(op);
@@ -120,7 +120,7 @@ impl PassLog {
         if told {
             return;
         }
-        let is_device = matches!(op.id(), ObjectId::Device(_));
+        let is_device = op.id().as_device().is_some();
         if is_device || take(&mut self.failures_left) {
             match op.id() {
                 ObjectId::Route(route) => warn!(%route, %error, "route failed; trying again with backoff"),

@@ -426,14 +426,14 @@ impl Reconciler {
     /// The devices that are not there, and could not be made when last tried, or cannot since somebody
     /// else's has the name.
     fn absent_devices(&self, holds: impl Fn(&Failing) -> bool) -> Vec<DeviceName> {
-        let is_device = |id: &ObjectId| matches!(id, ObjectId::Device(_));
-        let failing = self
-            .failing
-            .iter()
-            .filter(|(id, failing)| is_device(id) && !self.have.contains_key(id) && holds(failing));
-        let theirs = self.foreign.iter().map(Object::id).filter(is_device);
-        let all = failing.map(|(id, _)| *id).chain(theirs);
-        all.filter_map(|id| id.device()).collect()
+        let is_absent = |device: &DeviceName| {
+            let id = ObjectId::Device(*device);
+            let is_theirs = || self.foreign.iter().any(|object| object.id() == id);
+            !self.have.contains_key(&id) && (self.failing.get(&id).is_some_and(&holds) || is_theirs())
+        };
+        // They come first.
+        let wanted = self.want.keys().map_while(ObjectId::as_device);
+        wanted.filter(is_absent).collect()
     }
 
     fn plan(&self, now: Instant) -> Plan {
@@ -480,7 +480,7 @@ impl Reconciler {
                     let told = self.told.insert(id, error.kind) == Some(error.kind);
                     self.log.failed(op, error, told);
                     self.fail(id, error.clone(), now);
-                    absent.extend(id.device().filter(|device| id == ObjectId::Device(*device)));
+                    absent.extend(id.as_device());
                 }
                 _ => {
                     let drift = self

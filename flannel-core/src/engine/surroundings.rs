@@ -118,6 +118,11 @@ impl Surroundings {
         self.data_plane().map(DataPlane::devices).unwrap_or_default()
     }
 
+    /// Whether it goes by the routes by which other hosts are reached.
+    pub(super) fn follows_underlay(&self) -> bool {
+        self.data_plane().is_some_and(DataPlane::follows_underlay)
+    }
+
     /// The devices that it would make by another config; none if that is of no use.
     pub(super) fn devices_of(&self, config: &NetworkConfig) -> Vec<DeviceName> {
         let data_plane = self.configure(config);
@@ -165,11 +170,16 @@ impl Surroundings {
         }
         let doubt = (!misspelt.is_empty()).then(|| Reason::ConfigDoubt(doubt(&misspelt)));
         reasons.hold(doubt, |reason| matches!(reason, Reason::ConfigDoubt(_)));
-        if let Some(current) = &self.config {
-            if current.same_as(&config) {
-                return None;
-            }
-            if let (Err(why), Some(_)) = (self.configure(&config), &self.data_plane) {
+        if self
+            .config
+            .as_ref()
+            .is_some_and(|current| current.same_as(&config))
+        {
+            return None;
+        }
+        let configured = self.configure(&config);
+        if self.config.is_some() {
+            if let (Err(why), Some(_)) = (&configured, &self.data_plane) {
                 reasons.set(Reason::ConfigRefused(format!(
                     "{why}; going on with the config as it was"
                 )));
@@ -187,7 +197,6 @@ impl Surroundings {
             backend = config.backend.kind,
             "network config read"
         );
-        let configured = self.configure(&config);
         let unusable = configured.as_ref().err().cloned();
         reasons.hold(unusable.map(Reason::Backend), |reason| {
             matches!(reason, Reason::Backend(_))
@@ -314,7 +323,7 @@ impl Surroundings {
             facts: facts.clone(),
         };
         let protected = Protected::of(&host, &self.endpoints);
-        let follows_underlay = self.data_plane().is_some_and(DataPlane::follows_underlay);
+        let follows_underlay = self.follows_underlay();
         let networks: Vec<IpNet> = config.networks().collect();
         let same = self.host.as_ref().is_some_and(|before| {
             let underlay = |host: &Host| host.facts.underlay.outside(&networks);
@@ -338,12 +347,8 @@ impl Surroundings {
             return;
         };
         let text = |data: &Option<Box<RawValue>>| data.as_ref().map(|data| data.get().to_owned());
-        let over = before.map_or_else(Default::default, |before| {
-            [
-                text(&before.attrs.backend_data),
-                text(&before.attrs.backend_v6_data),
-            ]
-        });
+        let data = before.map(|before| [&before.attrs.backend_data, &before.attrs.backend_v6_data]);
+        let over = data.map_or_else(Default::default, |data| data.map(text));
         if self.published_over.as_ref() == Some(&over) {
             return;
         }

@@ -23,9 +23,9 @@ use crate::ownership::conflicts;
 use crate::status::LISTED;
 use crate::territory::Territory;
 use crate::{
-    Admission, Applied, Backend, Changed, ConfigError, Conflict, Context, DataPlane, Desired, DeviceName,
-    Gap, Host, HostFacts, KernelError, Lease, NetworkConfig, Object, ObjectId, Ownership, PerFamily, Plan,
-    Reason, Route, Scope, StoreError, StoreEvent, SubnetEnv, SubnetStore, Timings, Wish,
+    Admission, Applied, Backend, Changed, ConfigError, Conflict, Context, Desired, DeviceName, Gap, Host,
+    HostFacts, KernelError, Lease, NetworkConfig, Object, ObjectId, Ownership, PerFamily, Plan, Reason,
+    Route, Scope, StoreError, StoreEvent, SubnetEnv, SubnetStore, Timings, Wish,
 };
 
 /// The engine's whole state.
@@ -222,10 +222,9 @@ impl World {
         let networks = before.iter().flat_map(|before| before.networks());
         self.former.networks.extend(networks);
         // What was never claimed was never made.
-        let unclaimed = self.options.state.is_none();
-        let claimed = |device: &&DeviceName| unclaimed || self.remembered.devices.contains(device);
-        let devices = self.ownership.scope.devices.iter().filter(claimed);
-        self.former.devices.extend(devices);
+        let devices = self.ownership.scope.devices.iter().copied();
+        let claimed: Vec<DeviceName> = devices.filter(|device| self.has_claimed(device)).collect();
+        self.former.devices.extend(claimed);
         self.scope_anew();
         self.replan();
     }
@@ -233,13 +232,15 @@ impl World {
     /// Whether a config asks for devices that another daemon of the host may have, while a lease is held
     /// by the one in force.
     fn is_to_be_claimed(&self, config: &NetworkConfig) -> bool {
-        let devices = self.surroundings.devices_of(config);
-        self.options.state.is_some()
-            && self.registrar.own().is_some()
+        let devices = || self.surroundings.devices_of(config);
+        self.registrar.own().is_some()
             && self.surroundings.config().is_some()
-            && !devices
-                .iter()
-                .all(|device| self.remembered.devices.contains(device))
+            && !devices().iter().all(|device| self.has_claimed(device))
+    }
+
+    /// Whether a device is surely ours to make: no other daemon of the host has it.
+    fn has_claimed(&self, device: &DeviceName) -> bool {
+        self.options.state.is_none() || self.remembered.devices.contains(device)
     }
 
     /// This network's ranges and devices, then those in and on which something of ours may be left.
@@ -251,10 +252,7 @@ impl World {
         self.ownership.scope = Scope {
             networks: territory.networks,
             devices: territory.devices,
-            underlay: self
-                .surroundings
-                .data_plane()
-                .is_some_and(DataPlane::follows_underlay),
+            underlay: self.surroundings.follows_underlay(),
         };
     }
 
@@ -429,14 +427,11 @@ impl World {
             && (self.options.state.is_none() || self.remembered.covers(&self.ownership.scope))
     }
 
-    /// Whether the devices in scope are ours to make: no other daemon of the host has them. Who may not
-    /// have its device takes no lease, so that nobody takes this host for a peer.
+    /// Whether all devices in scope are. Who may not have its device takes no lease, so that nobody takes
+    /// this host for a peer.
     fn may_have_devices(&self) -> bool {
-        let devices = &self.ownership.scope.devices;
-        self.options.state.is_none()
-            || devices
-                .iter()
-                .all(|device| self.remembered.devices.contains(device))
+        let mut devices = self.ownership.scope.devices.iter();
+        devices.all(|device| self.has_claimed(device))
     }
 
     /// What to ask of the store.

@@ -1,7 +1,6 @@
 //! Which daemon of a host has flannel's own names for its rules. Every other adds a suffix to them.
 
 use std::fs::{self, File, TryLockError};
-use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{NAME_LEN, StateDir, StateDirError};
@@ -101,13 +100,4 @@ pub(super) fn states(root: &Path) -> impl Iterator<Item = PathBuf> {
         path.is_dir() && name.len() == NAME_LEN && name.iter().all(u8::is_ascii_hexdigit)
     };
     entries.map(|entry| entry.path()).filter(is_state)
-}
-
-/// The file that is locked; not locked yet.
-pub(super) fn open(root: &Path) -> io::Result<File> {
-    File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(root.join(LOCK))
 }

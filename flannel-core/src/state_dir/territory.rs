@@ -1,11 +1,11 @@
 //! Where a daemon puts anything, as its next run and the host's other daemons find it.
 
-use std::fs::{self, File};
+use std::fmt::Display;
+use std::fs;
 use std::io;
 use std::path::Path;
 
 use super::{StateDirError, names};
-use crate::DeviceName;
 use crate::subnet::parse_net;
 use crate::subnet_env::write_where_different;
 use crate::territory::Territory;
@@ -36,17 +36,12 @@ pub(crate) fn remember(state: &Path, territory: &Territory) -> Result<(), StateD
         source,
     };
     let root = state.parent().unwrap_or(state);
-    let networks: String = territory
-        .networks
-        .iter()
-        .map(|network| format!("{network}\n"))
-        .collect();
-    write_where_different(&state.join(NETWORKS), networks.as_bytes()).map_err(failed)?;
+    write(&state.join(NETWORKS), territory.networks.iter()).map_err(failed)?;
     if territory.devices.is_empty() && !state.join(DEVICES).exists() {
         return Ok(());
     }
     // Held until this returns.
-    let claims = open(root).map_err(failed)?;
+    let claims = super::open_to_lock(&root.join(DEVICES)).map_err(failed)?;
     claims.lock().map_err(failed)?;
     for other in names::states(root).filter(|other| other != state) {
         let theirs = read(&other).devices;
@@ -54,7 +49,7 @@ pub(crate) fn remember(state: &Path, territory: &Territory) -> Result<(), StateD
         let Some(device) = shared else { continue };
         if names::is_former(&other, state) && !super::is_held(&other) {
             let rest = theirs.iter().filter(|device| !territory.devices.contains(device));
-            write(&other, rest).map_err(failed)?;
+            write(&other.join(DEVICES), rest).map_err(failed)?;
             continue;
         }
         return Err(StateDirError::DeviceTaken {
@@ -63,16 +58,10 @@ pub(crate) fn remember(state: &Path, territory: &Territory) -> Result<(), StateD
             theirs: super::purpose_of(&other),
         });
     }
-    write(state, territory.devices.iter()).map_err(failed)
+    write(&state.join(DEVICES), territory.devices.iter()).map_err(failed)
 }
 
-fn write<'a>(state: &Path, devices: impl Iterator<Item = &'a DeviceName>) -> io::Result<()> {
-    let text: String = devices.map(|device| format!("{device}\n")).collect();
-    write_where_different(&state.join(DEVICES), text.as_bytes()).map(drop)
-}
-
-fn open(root: &Path) -> io::Result<File> {
-    let mut options = File::options();
-    options.write(true).create(true).truncate(false);
-    options.open(root.join(DEVICES))
+fn write<T: Display>(file: &Path, lines: impl Iterator<Item = T>) -> io::Result<()> {
+    let text: String = lines.map(|line| format!("{line}\n")).collect();
+    write_where_different(file, text.as_bytes()).map(drop)
 }
