@@ -168,6 +168,15 @@ impl Daemon {
         })?
     }
 
+    /// The lines of its log, as far as it has written it, that contain all of these.
+    pub fn lines_with(&self, parts: &[&str]) -> Vec<String> {
+        let log = self.log();
+        let lines = log
+            .lines()
+            .filter(|line| parts.iter().all(|part| line.contains(part)));
+        lines.map(str::to_owned).collect()
+    }
+
     /// Asks the socket in its state directory, as `/readyz`, and returns the status code and the body. `None`: it does not
     /// answer, or not yet.
     pub fn get(&self, path: &str) -> Option<(u16, String)> {

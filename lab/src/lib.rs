@@ -48,5 +48,5 @@ pub use store::LeaseFile;
 pub use subnet_env::SubnetEnv;
 pub use topology::{Families, Lab, MAX_HOSTS, Options};
 pub use traffic::Receiver;
-pub use wait::{Condition, wait_until};
+pub use wait::{Condition, wait_until, wait_until_told};
 pub use wire::{MAX_WIRES, WIRE_V4, WIRE_V6, Wire};

@@ -57,6 +57,41 @@ pub fn wait_until<C: Condition>(
     }
 }
 
+/// Waits until an answer of `/readyz` has this code and names all of `parts` or, without any, is `ready` and nothing else.
+/// Returns how long that took.
+///
+/// # Errors
+/// [`LabError::TimedOut`], which shows the last answer.
+pub fn wait_until_told(
+    within: Duration,
+    code: u16,
+    parts: &[&str],
+    answer: impl Fn() -> Option<(u16, String)>,
+) -> Result<Duration, LabError> {
+    let begin = Instant::now();
+    let mut seen = None;
+    let told = wait_until(within, format!("{code} with {parts:?}"), || {
+        seen = answer();
+        seen.as_ref().is_some_and(|(is, body)| {
+            let said = if parts.is_empty() {
+                body == "ready"
+            } else {
+                parts.iter().all(|part| body.contains(part))
+            };
+            *is == code && said
+        })
+    });
+    let took = begin.elapsed();
+    match told {
+        Err(LabError::TimedOut { what, after, .. }) => Err(LabError::TimedOut {
+            what,
+            after,
+            detail: format!(", but {seen:?}"),
+        }),
+        told => told.map(|()| took),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

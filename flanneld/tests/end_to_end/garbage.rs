@@ -6,8 +6,8 @@ use std::time::Duration;
 use lab::{Families, Host, Lab, wait_until};
 
 use crate::network::{
-    SOON, assert_one_warning, catch_up, key, lines_with, net, network, put_peer, routes_to, settled, subnets,
-    subnets_of, value, value_at, value_of_node, wait_for_routes,
+    SOON, assert_one_warning, catch_up, key, net, network, put_peer, routes_to, settled, subnets, subnets_of,
+    value, value_at, value_of_node, wait_for_routes,
 };
 
 /// An entry that is no peer's lease, and what the warning about it says.
@@ -90,7 +90,7 @@ fn assert_warned_once(lab: &Lab, daemon: &lab::Daemon, all: &[Garbage]) {
         lab.delete_lease(&key(&subnets(Families::V4, number))).unwrap();
     }
     for garbage in all {
-        let lines = lines_with(daemon, &[" WARN ", &garbage.says[0]]);
+        let lines = daemon.lines_with(&[" WARN ", &garbage.says[0]]);
         assert_eq!(lines.len(), 1, "{}: {lines:#?}\n{}", garbage.name, daemon.log());
         assert!(
             lines[0].contains(&garbage.says[1]),
@@ -157,7 +157,7 @@ fn what_is_no_file_or_no_text_among_the_leases_costs_one_warning_each() {
     for number in 215..=218 {
         assert_one_warning(&daemon, &[&format!("10.77.{number}.0")]);
     }
-    assert!(lines_with(&daemon, &["10.77.219.0"]).is_empty());
+    assert!(daemon.lines_with(&["10.77.219.0"]).is_empty());
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn hostile(name: &str, families: Families, addresses: &[&str]) {
         refused.push((nets, *address));
     }
     wait_until(SOON, "the refusals", || {
-        lines_with(&daemon, &[" WARN ", "lease refused"]).len() >= refused.len()
+        daemon.lines_with(&[" WARN ", "lease refused"]).len() >= refused.len()
     })
     .unwrap();
     daemon.signal(lab::Signal::SIGHUP).unwrap();

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use lab::{DaemonOptions, Families, Host, Lab, SubnetEnv, wait_until};
 
 use crate::network::{
-    SOON, behind, catch_up, find_lease, key, lease_of, lines_with, net, network, network_with_prologue,
-    report, routes_of, routes_to, settled, settled_with, subnet_env_text, subnets_of, value_of_node,
+    SOON, behind, catch_up, find_lease, key, lease_of, net, network, network_with_prologue, report,
+    routes_of, routes_to, settled, settled_with, subnet_env_text, subnets_of, value_of_node,
 };
 
 /// What is lost is made good this soon.
@@ -44,11 +44,9 @@ fn a_lease_that_another_took_is_left_to_it_and_another_subnet_is_taken() {
         let all = lab.leases().unwrap();
         assert_eq!(&all.iter().find(|lease| lease.key == *key).unwrap().text, text);
         assert_eq!(
-            lines_with(
-                &daemon,
-                &["now another's", &net(&key.replace('-', "/")).to_string()]
-            )
-            .len(),
+            daemon
+                .lines_with(&["now another's", &net(&key.replace('-', "/")).to_string()])
+                .len(),
             1
         );
     }

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use lab::{DaemonOptions, Families, Host, SubnetEnv, wait_until};
 
 use crate::network::{
-    SETTLED, SOON, WITHOUT_POWER_OVER_FILES, bare, behind, config, find_lease, key, lease_of, lines_with,
-    net, network, network_with_prologue, put_peer, report, routes_of, routes_to, routes_within, settled,
-    subnets, subnets_of, wait_for_routes,
+    SETTLED, SOON, WITHOUT_POWER_OVER_FILES, bare, behind, config, find_lease, key, lease_of, net, network,
+    network_with_prologue, put_peer, report, routes_of, routes_to, routes_within, settled, subnets,
+    subnets_of, wait_for_routes,
 };
 
 /// What is wrong is said this soon, and what is mended is taken up.
@@ -32,7 +32,8 @@ fn a_missing_config_is_named_at_once_and_taken_up_when_it_appears() {
     daemon.wait_for_log(SETTLED, AT_ONCE).unwrap();
     println!("the config is taken up after {:.1?}", begin.elapsed());
     assert_eq!(
-        lines_with(&daemon, &["no network config at"])
+        daemon
+            .lines_with(&["no network config at"])
             .iter()
             .filter(|line| line.contains("WARN"))
             .count(),
@@ -221,10 +222,7 @@ fn a_store_where_no_directory_can_be_ends_the_daemon_with_the_reason() {
         })
         .unwrap();
     assert_eq!(daemon.wait(AT_ONCE).unwrap().code(), Some(1));
-    let said = lines_with(
-        &daemon,
-        &["ERROR", &place.display().to_string(), "choose another directory"],
-    );
+    let said = daemon.lines_with(&["ERROR", &place.display().to_string(), "choose another directory"]);
     assert_eq!(said.len(), 1, "{}", daemon.log());
 }
 
@@ -268,7 +266,7 @@ fn while_the_store_is_away_all_stays_and_when_it_is_back_it_is_followed() {
     for number in 201..=203 {
         fs::rename(lab.store_dir(), &away).unwrap();
         wait_until(AT_ONCE, "the daemon to say so", || {
-            lines_with(&daemon, &["WARN", "store"]).len() >= usize::from(number - 200)
+            daemon.lines_with(&["WARN", "store"]).len() >= usize::from(number - 200)
         })
         .unwrap();
         // Routes are repaired all the same.
@@ -359,7 +357,7 @@ fn two_daemons_with_stores_of_their_own_on_one_host_do_not_disturb_each_other() 
     let events = monitor.stop().unwrap();
     assert!(events.is_empty(), "{events:#?}");
     for daemon in &running {
-        assert!(lines_with(daemon, &["WARN"]).is_empty(), "{}", daemon.log());
+        assert!(daemon.lines_with(&["WARN"]).is_empty(), "{}", daemon.log());
     }
 }
 
@@ -374,7 +372,9 @@ fn a_second_daemon_of_the_same_store_and_subnet_file_ends_and_names_the_first() 
     let status = second.wait(Duration::from_secs(4)).unwrap();
     assert_eq!(status.code(), Some(1), "{}", second.log());
     assert!(
-        !lines_with(&second, &["ERROR", &first.pid().to_string(), "--state-dir"]).is_empty(),
+        !second
+            .lines_with(&["ERROR", &first.pid().to_string(), "--state-dir"])
+            .is_empty(),
         "{}",
         second.log()
     );

@@ -11,8 +11,8 @@ use lab::{Daemon, DaemonOptions, Families, Lab, wait_until};
 use serde_json::Value;
 
 use crate::network::{
-    SOON, address, behind, key, lease_of, lines_with, network, network_with_prologue, put_peer, routes_to,
-    settled, settled_with, subnets, wait_for_routes,
+    SOON, address, behind, key, lease_of, network, network_with_prologue, put_peer, routes_to, settled,
+    settled_with, subnets, wait_for_routes,
 };
 
 #[track_caller]
@@ -46,11 +46,11 @@ fn a_start_is_summed_up_and_each_change_has_one_line() {
         .unwrap();
     let log = daemon.log();
     assert_eq!(
-        lines_with(&daemon, &["routes are in place", "peers=20"]).len(),
+        daemon.lines_with(&["routes are in place", "peers=20"]).len(),
         1,
         "{log}"
     );
-    assert_eq!(lines_with(&daemon, &["route added"]).len(), 0, "{log}");
+    assert_eq!(daemon.lines_with(&["route added"]).len(), 0, "{log}");
     assert!(log.lines().count() <= 15, "{log}");
     assert!(!log.contains('\u{1b}'), "no colour off a terminal: {log}");
     for line in log.lines() {
@@ -108,7 +108,7 @@ fn json_lines_are_objects_with_time_level_and_message() {
             assert!(object[name].is_string(), "{name} in {line}");
         }
     }
-    let added = lines_with(&daemon, &["route added"]);
+    let added = daemon.lines_with(&["route added"]);
     let added: Value = serde_json::from_str(&added[0]).unwrap();
     assert!(
         added["route"].as_str().unwrap().starts_with("10.77.200.0/24 "),

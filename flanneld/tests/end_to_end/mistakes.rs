@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use lab::{Daemon, DaemonOptions, Families, Host, Lab, UPLINK, ping, wait_until};
 
 use crate::network::{
-    SETTLED, SOON, config, find_lease, lease_of, lines_with, net, network, put_peer, routes_to, settled,
-    settled_with, subnets, subnets_of, value_at, wait_for_routes,
+    SETTLED, SOON, config, find_lease, lease_of, net, network, put_peer, routes_to, settled, settled_with,
+    subnets, subnets_of, value_at, wait_for_routes,
 };
 
 /// What nothing announces is looked at every 10 s, the packet filter with a look of its own.
@@ -24,7 +24,7 @@ fn told(daemon: &Daemon, parts: &[&str]) -> String {
 fn told_within(daemon: &Daemon, parts: &[&str], within: Duration) -> String {
     let parts = [&[" WARN ", "not as it ought to be"], parts].concat();
     let line = wait_until(within, format!("a line with {parts:?}"), || {
-        lines_with(daemon, &parts).into_iter().next()
+        daemon.lines_with(&parts).into_iter().next()
     });
     line.unwrap_or_else(|error| panic!("{error} in\n{}", daemon.log()))
 }
@@ -33,7 +33,7 @@ fn told_within(daemon: &Daemon, parts: &[&str], within: Duration) -> String {
 #[track_caller]
 fn over(daemon: &Daemon, part: &str) {
     wait_until(NEXT_LOOK, format!("the end of {part}"), || {
-        !lines_with(daemon, &["mended", part]).is_empty()
+        !daemon.lines_with(&["mended", part]).is_empty()
     })
     .unwrap_or_else(|error| panic!("{error} in\n{}", daemon.log()));
     daemon.must_run("its mistakes to be mended").unwrap();
@@ -79,7 +79,7 @@ fn a_public_ip_copied_from_another_host_is_told_of_with_that_hosts_lease_and_tak
         ],
     );
     assert_eq!(lab.leases().unwrap(), [lease]);
-    assert!(lines_with(&first, &["WARN"]).is_empty(), "{}", first.log());
+    assert!(first.lines_with(&["WARN"]).is_empty(), "{}", first.log());
     // The first host is moved, and its address is the second's indeed.
     lab.host(0)
         .change_address("192.168.77.99/24".parse().unwrap())
@@ -125,7 +125,7 @@ fn two_hosts_with_one_address_are_told_of_on_both_and_the_lease_stays_with_the_f
     assert!(!lab.host(1).subnet_env_path(DaemonOptions::INSTANCE).exists());
     assert_eq!(lease_of(&lab, lab.host(0)).key, lease.key);
     assert_eq!(node_of(&lab, lab.host(0)), node);
-    assert!(lines_with(&first, &["ERROR"]).is_empty(), "{}", first.log());
+    assert!(first.lines_with(&["ERROR"]).is_empty(), "{}", first.log());
     // With an address of its own it goes on by itself.
     lab.host(1)
         .change_address("192.168.77.12/24".parse().unwrap())
@@ -293,7 +293,7 @@ fn forwarding_that_is_switched_off_later_is_told_of_within_the_next_look() {
     let lab = network("forwardlater", 1, Families::V4);
     let host = lab.host(0);
     let daemon = settled(host);
-    assert!(lines_with(&daemon, &["WARN"]).is_empty(), "{}", daemon.log());
+    assert!(daemon.lines_with(&["WARN"]).is_empty(), "{}", daemon.log());
     host.exec(&["sysctl", "-w", "net.ipv4.ip_forward=0"]).unwrap();
     let begin = Instant::now();
     told_within(&daemon, &["net.ipv4.conf.eth0.forwarding is 0"], NEXT_LOOK);
@@ -323,7 +323,7 @@ fn a_forward_chain_that_drops_is_told_of_and_the_pasted_command_lets_the_pods_th
         NEXT_LOOK,
     );
     assert!(
-        lines_with(&daemons[1], &["WARN"]).is_empty(),
+        daemons[1].lines_with(&["WARN"]).is_empty(),
         "{}",
         daemons[1].log()
     );

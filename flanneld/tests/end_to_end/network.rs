@@ -256,19 +256,10 @@ pub(crate) fn subnet_env_text(host: &Host) -> String {
     fs::read_to_string(host.subnet_env_path(DaemonOptions::INSTANCE)).unwrap()
 }
 
-/// The lines of a daemon's log that contain all of these.
-pub(crate) fn lines_with(daemon: &Daemon, parts: &[&str]) -> Vec<String> {
-    let log = daemon.log();
-    let lines = log
-        .lines()
-        .filter(|line| parts.iter().all(|part| line.contains(part)));
-    lines.map(str::to_owned).collect()
-}
-
 /// Fails unless exactly one warning names all of these.
 #[track_caller]
 pub(crate) fn assert_one_warning(daemon: &Daemon, parts: &[&str]) {
-    let lines = lines_with(daemon, &[parts, &[" WARN "]].concat());
+    let lines = daemon.lines_with(&[parts, &[" WARN "]].concat());
     assert_eq!(
         lines.len(),
         1,

@@ -5,9 +5,8 @@ use std::fs;
 use lab::{DaemonOptions, Families, ping};
 
 use crate::network::{
-    SOON, assert_one_warning, bare, behind, catch_up, lease_of, lines_with, net, network,
-    network_with_prologue, put_peer, routes_to, routes_within, settled, settled_with, subnets, subnets_of,
-    value,
+    SOON, assert_one_warning, bare, behind, catch_up, lease_of, net, network, network_with_prologue,
+    put_peer, routes_to, routes_within, settled, settled_with, subnets, subnets_of, value,
 };
 
 /// The network contains the wire, 192.168.77.0/24 and fd00:77::/64.
@@ -30,7 +29,7 @@ fn a_network_that_contains_the_hosts_works_when_its_subnets_are_elsewhere() {
         }
     }
     for daemon in &daemons {
-        assert!(lines_with(daemon, &["WARN"]).is_empty(), "{}", daemon.log());
+        assert!(daemon.lines_with(&["WARN"]).is_empty(), "{}", daemon.log());
     }
 }
 
@@ -53,7 +52,7 @@ fn no_subnet_over_the_uplinks_network_is_chosen() {
     daemon.wait_for_log(crate::network::SETTLED, SOON).unwrap();
     assert_eq!(lease_of(&lab, lab.host(0)).key, "192.168.78.0-24");
     assert_eq!(
-        lines_with(&daemon, &["WARN", "covers"]).len(),
+        daemon.lines_with(&["WARN", "covers"]).len(),
         1,
         "{}",
         daemon.log()
@@ -175,7 +174,7 @@ fn a_local_bridge_in_our_own_subnet_is_no_cause_for_complaint() {
     daemon.signal(lab::Signal::SIGHUP).unwrap();
     daemon.wait_for_log("asked to look", SOON).unwrap();
     catch_up(&lab, lab.host(0), Families::Both, 201, lab.host(1));
-    assert!(lines_with(&daemon, &["WARN"]).is_empty(), "{}", daemon.log());
+    assert!(daemon.lines_with(&["WARN"]).is_empty(), "{}", daemon.log());
     let peers = [200, 201].map(|number| subnets(Families::Both, number)).concat();
     assert_eq!(
         peers
@@ -187,5 +186,5 @@ fn a_local_bridge_in_our_own_subnet_is_no_cause_for_complaint() {
     // Started again with the bridge there, it has nothing to say either.
     assert!(daemon.terminate(SOON).unwrap().success());
     let daemon = settled(lab.host(0));
-    assert!(lines_with(&daemon, &["WARN"]).is_empty(), "{}", daemon.log());
+    assert!(daemon.lines_with(&["WARN"]).is_empty(), "{}", daemon.log());
 }

@@ -9,8 +9,7 @@ use ipnet::IpNet;
 use lab::{Daemon, DaemonOptions, Families, Host, Lab, Pinger, Signal};
 
 use crate::network::{
-    SOON, assert_one_warning, key, lease_of, lines_with, network, report, settled, subnet_env_text,
-    subnets_of,
+    SOON, assert_one_warning, key, lease_of, network, report, settled, subnet_env_text, subnets_of,
 };
 
 /// For each of the two hosts.
@@ -118,19 +117,19 @@ fn a_lost_state_directory_costs_one_loud_line_and_not_the_subnet() {
     let daemon = after_loss(&lab, lose_state);
     let subnets = subnets_of(lab.host(0));
     assert_one_warning(&daemon, &["state directory", &subnets[0].to_string()]);
-    assert_eq!(lines_with(&daemon, &["WARN"]).len(), 1, "{}", daemon.log());
+    assert_eq!(daemon.lines_with(&["WARN"]).len(), 1, "{}", daemon.log());
     // From then on it is known again.
     assert!(daemon.terminate(END).unwrap().success());
     let daemon = settled(lab.host(0));
     assert_eq!(key(&subnets_of(lab.host(0))), key(&subnets));
-    assert!(lines_with(&daemon, &["WARN"]).is_empty(), "{}", daemon.log());
+    assert!(daemon.lines_with(&["WARN"]).is_empty(), "{}", daemon.log());
 }
 
 #[test]
 fn a_lost_subnet_env_is_written_again_with_the_same_subnet() {
     let lab = network("envlost", 1, Families::Both);
     let daemon = after_loss(&lab, lose_subnet_env);
-    assert!(lines_with(&daemon, &["WARN"]).is_empty(), "{}", daemon.log());
+    assert!(daemon.lines_with(&["WARN"]).is_empty(), "{}", daemon.log());
 }
 
 #[test]
@@ -193,7 +192,7 @@ fn a_hangup_means_look_again_and_go_on() {
     for times in 1..=3 {
         daemon.signal(Signal::SIGHUP).unwrap();
         lab::wait_until(SOON, "the answer to the hangup", || {
-            lines_with(&daemon, &["asked to look"]).len() == times
+            daemon.lines_with(&["asked to look"]).len() == times
         })
         .unwrap();
     }

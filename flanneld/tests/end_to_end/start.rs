@@ -8,8 +8,8 @@ use ipnet::IpNet;
 use lab::{Daemon, DaemonOptions, Families, Host, Lab, wait_until};
 
 use crate::network::{
-    SOON, bare, config_between, find_lease, lease_of, lines_with, net, network, routes_of, settled,
-    settled_with, subnets_of, value, value_of_node, wait_for_routes,
+    SOON, bare, config_between, find_lease, lease_of, net, network, routes_of, settled, settled_with,
+    subnets_of, value, value_of_node, wait_for_routes,
 };
 
 /// A freed subnet is taken this soon.
@@ -86,7 +86,7 @@ fn in_a_full_network_a_daemon_waits_and_takes_a_freed_subnet_within_2_s() {
     println!("a freed subnet is taken after {:.1?}", begin.elapsed());
     assert_eq!(taken.key, freed.key);
     late.wait_for_log(crate::network::SETTLED, TAKEN).unwrap();
-    assert_eq!(lines_with(&late, &["out of subnets", "WARN"]).len(), 1);
+    assert_eq!(late.lines_with(&["out of subnets", "WARN"]).len(), 1);
 }
 
 #[test]

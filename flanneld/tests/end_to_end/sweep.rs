@@ -9,8 +9,8 @@ use lab::{Daemon, DaemonOptions, Families, Family, Host, Lab, RouteEvent, RouteL
 
 use crate::network::{
     PROTOCOL, SOON, WITHOUT_POWER_OVER_FILES, address, assert_one_warning, bare, behind, catch_up, config,
-    lines_with, net, network, network_with_prologue, put_peer, routes_of, routes_to, routes_within, settled,
-    subnets, wait_for_routes,
+    net, network, network_with_prologue, put_peer, routes_of, routes_to, routes_within, settled, subnets,
+    wait_for_routes,
 };
 
 /// Adds routes as an earlier run of the daemon would have left them.
@@ -265,5 +265,5 @@ fn routes_in_the_former_network_are_swept_after_the_network_changed_and_an_opera
             .to_string()
             .starts_with("10.78.")
     );
-    assert!(lines_with(&daemon, &["ERROR"]).is_empty(), "{}", daemon.log());
+    assert!(daemon.lines_with(&["ERROR"]).is_empty(), "{}", daemon.log());
 }

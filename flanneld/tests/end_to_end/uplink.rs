@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use lab::{Daemon, DaemonOptions, Families, Lab, UPLINK, ping};
 
 use crate::network::{
-    SOON, find_lease, key, lease_of, lines_with, network, report, routes_to, settled, subnet_env_text,
-    subnets_of, wait_for_routes,
+    SOON, find_lease, key, lease_of, network, report, routes_to, settled, subnet_env_text, subnets_of,
+    wait_for_routes,
 };
 
 const REPAIR: Duration = Duration::from_secs(1);
@@ -28,7 +28,7 @@ fn assert_calm(daemon: &Daemon) {
     daemon.must_run("the end of the test").unwrap();
     for parts in [&["ERROR"][..], &["uplink chosen", "fe80::"]] {
         assert!(
-            lines_with(daemon, parts).is_empty(),
+            daemon.lines_with(parts).is_empty(),
             "{parts:?} in\n{}",
             daemon.log()
         );

@@ -1,9 +1,9 @@
 //! What the tests share: a lab with a network config, and what a daemon says of itself.
 
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use lab::{Daemon, DaemonOptions, Families, Family, Host, Lab, Options, wait_until};
+use lab::{Daemon, DaemonOptions, Families, Family, Host, Lab, Options, wait_until_told};
 
 /// The IPv4 network of every test that does not say otherwise.
 pub(crate) const V4: &str = "10.77.0.0/16";
@@ -67,25 +67,8 @@ pub(crate) fn ready(host: &Host, options: DaemonOptions) -> Daemon {
 /// how long that took.
 #[track_caller]
 pub(crate) fn becomes(daemon: &Daemon, code: u16, parts: &[&str]) -> Duration {
-    let begin = Instant::now();
-    let mut seen = None;
-    let reached = wait_until(SOON, "readiness", || {
-        seen = daemon.get("/readyz");
-        seen.as_ref().is_some_and(|(is, body)| {
-            let said = if parts.is_empty() {
-                body == "ready"
-            } else {
-                parts.iter().all(|part| body.contains(part))
-            };
-            *is == code && said
-        })
-    });
-    let took = begin.elapsed();
-    assert!(
-        reached.is_ok(),
-        "not {code} with {parts:?}, but {seen:?} in\n{}",
-        daemon.log()
-    );
+    let told = wait_until_told(SOON, code, parts, || daemon.get("/readyz"));
+    let took = told.unwrap_or_else(|error| panic!("{error} in\n{}", daemon.log()));
     println!("{code} {parts:?} after {took:.1?}");
     took
 }
@@ -97,13 +80,4 @@ pub(crate) fn at_once(mut times: Vec<Duration>) {
     let median = times[times.len() / 2];
     println!("median {median:.1?} of {times:.1?}");
     assert!(median <= AT_ONCE, "{times:?}");
-}
-
-/// The lines of a daemon's log that contain all of these.
-pub(crate) fn lines_with(daemon: &Daemon, parts: &[&str]) -> Vec<String> {
-    let log = daemon.log();
-    let lines = log
-        .lines()
-        .filter(|line| parts.iter().all(|part| line.contains(part)));
-    lines.map(str::to_owned).collect()
 }

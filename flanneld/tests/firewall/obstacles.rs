@@ -3,9 +3,7 @@
 
 use lab::{Daemon, DaemonOptions, Families, Family, Receiver, wait_until};
 
-use crate::network::{
-    Mode, SOON, address, at_once, becomes, lines_with, network, network_behind_prologue, ready,
-};
+use crate::network::{Mode, SOON, address, at_once, becomes, network, network_behind_prologue, ready};
 use crate::programs::{Only, Variant};
 
 /// As firewalld has it, in short: what no zone knows is rejected at the end.
@@ -47,7 +45,7 @@ const IPTABLES: &[&str] = &["iptables", "iptables-restore", "iptables-save"];
 fn told(daemon: &Daemon, parts: &[&str]) {
     let parts = [&[" WARN ", "not as it ought to be"], parts].concat();
     wait_until(SOON, format!("a line with {parts:?}"), || {
-        !lines_with(daemon, &parts).is_empty()
+        !daemon.lines_with(&parts).is_empty()
     })
     .unwrap_or_else(|error| panic!("{error} in\n{}", daemon.log()));
 }
@@ -56,14 +54,14 @@ fn told(daemon: &Daemon, parts: &[&str]) {
 #[track_caller]
 fn over(daemon: &Daemon, part: &str) {
     wait_until(SOON, format!("the end of {part}"), || {
-        !lines_with(daemon, &["mended", part]).is_empty()
+        !daemon.lines_with(&["mended", part]).is_empty()
     })
     .unwrap_or_else(|error| panic!("{error} in\n{}", daemon.log()));
 }
 
 /// Warnings and errors.
 fn complaints(daemon: &Daemon) -> Vec<String> {
-    [lines_with(daemon, &[" WARN "]), lines_with(daemon, &[" ERROR "])].concat()
+    [daemon.lines_with(&[" WARN "]), daemon.lines_with(&[" ERROR "])].concat()
 }
 
 fn a_drop_in_another_table_is_named(name: &str, mode: Mode) {

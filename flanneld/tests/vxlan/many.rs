@@ -7,7 +7,7 @@ use lab::{Daemon, Families, Host, KernelEvent, KernelMonitor, Wire, wait_until};
 
 use crate::network::{BOTH, Network, PROTOCOL, SOON, time_until};
 use crate::restart::terminate;
-use crate::told::{becomes, lines_with};
+use crate::told::becomes;
 
 const PEERS: u16 = 500;
 /// No daemon chooses subnets from this one on for itself.
@@ -146,7 +146,7 @@ fn one_of_500_peers_that_the_kernel_refuses_is_tried_again_alone_and_the_others_
     daemon
         .wait_for_log(&format!("WARN .*failed.*{odd}"), SOON)
         .unwrap();
-    let said = lines_with(daemon, &["WARN", "failed", &odd.to_string()]);
+    let said = daemon.lines_with(&["WARN", "failed", &odd.to_string()]);
     assert_eq!(said.len(), 1, "{said:#?}");
 
     host.ip(&["addr", "del", &in_the_way, "dev", "lo"]).unwrap();

@@ -1,8 +1,8 @@
 //! What a daemon says of itself: `/readyz` and its log.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use lab::{Daemon, wait_until};
+use lab::{Daemon, wait_until_told};
 
 use crate::network::SOON;
 
@@ -21,25 +21,8 @@ pub(crate) fn becomes_by(
     code: u16,
     parts: &[&str],
 ) -> Duration {
-    let begin = Instant::now();
-    let mut seen = None;
-    let reached = wait_until(SOON, "readiness", || {
-        seen = answer();
-        seen.as_ref().is_some_and(|(is, body)| {
-            let said = if parts.is_empty() {
-                body == "ready"
-            } else {
-                parts.iter().all(|part| body.contains(part))
-            };
-            *is == code && said
-        })
-    });
-    let took = begin.elapsed();
-    assert!(
-        reached.is_ok(),
-        "not {code} with {parts:?}, but {seen:?} in\n{}",
-        daemon.log()
-    );
+    let told = wait_until_told(SOON, code, parts, answer);
+    let took = told.unwrap_or_else(|error| panic!("{error} in\n{}", daemon.log()));
     println!("{code} {parts:?} after {took:.1?}");
     took
 }
@@ -48,13 +31,4 @@ pub(crate) fn becomes_by(
 #[track_caller]
 pub(crate) fn settled(daemon: &Daemon) {
     daemon.wait_for_log("routes are in place", SOON).unwrap();
-}
-
-/// The lines of a daemon's log, as far as it has written it, that contain all of these.
-pub(crate) fn lines_with(daemon: &Daemon, parts: &[&str]) -> Vec<String> {
-    let log = daemon.log();
-    let lines = log
-        .lines()
-        .filter(|line| parts.iter().all(|part| line.contains(part)));
-    lines.map(str::to_owned).collect()
 }

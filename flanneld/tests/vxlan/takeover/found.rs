@@ -5,7 +5,7 @@ use lab::{Families, Family, Wire, wait_until};
 use crate::network::{BOTH, Network, SOON, subnets, time_until};
 use crate::pings::Pings;
 use crate::restart::{device, terminate};
-use crate::told::{becomes, lines_with, settled};
+use crate::told::{becomes, settled};
 
 /// Done to a device with `ip` while the daemon is down: what the kernel can change in place.
 const IN_PLACE: &[&str] = &[
@@ -56,7 +56,7 @@ fn what_the_kernel_can_change_on_a_device_is_changed_in_place() {
             assert_ne!(network.device(0, family).unwrap(), before, "{change}");
             let daemon = network.start(0, &[]);
             settled(daemon);
-            let anew = lines_with(daemon, &["made anew"]);
+            let anew = daemon.lines_with(&["made anew"]);
             assert!(anew.is_empty(), "{change}: {anew:#?}");
             network.check();
             let after = network.device(0, family).unwrap();
@@ -83,9 +83,9 @@ fn a_device_that_cannot_be_changed_is_made_anew_with_its_mac_address_and_the_log
             let found = network.device(0, family).unwrap();
             let daemon = network.start(0, &[]);
             settled(daemon);
-            let said = lines_with(daemon, &["WARN", "made anew", name, why]);
+            let said = daemon.lines_with(&["WARN", "made anew", name, why]);
             assert_eq!(said.len(), 1, "{attributes}: {}", daemon.log());
-            let all = lines_with(daemon, &["made anew"]);
+            let all = daemon.lines_with(&["made anew"]);
             assert_eq!(all, said, "nothing else was made anew");
             network.check();
             let after = network.device(0, family).unwrap();
@@ -139,7 +139,7 @@ fn foreign_addresses_on_a_device_are_no_reason_to_fail_and_stay() {
         assert_eq!(present(&network), before);
         let daemon = network.daemon(0);
         settled(daemon);
-        assert!(lines_with(daemon, &["WARN"]).is_empty(), "{}", daemon.log());
+        assert!(daemon.lines_with(&["WARN"]).is_empty(), "{}", daemon.log());
         network.check();
         terminate(daemon);
         network.start(0, &[]);
